@@ -1,0 +1,77 @@
+# `make` alone lists what there is. Everything runs from .venv, which `make setup` makes.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup constraints demo bench test test-faults check format lint types layers deploy-files clean
+
+help:
+	@awk 'BEGIN {FS = ":.*## "; print "make TARGET"} \
+	  /^##@ / {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ Start
+
+setup: $(STAMP) examples/keys.yaml ## Make .venv with the exact versions of constraints.txt, and keys for the examples
+
+demo: setup ## Everything on this machine: Kafka, devices, workers, sinks, and the ledger at the end
+	$(BIN)/sluice demo
+
+##@ Prove
+
+test: setup ## Unit, contract and end-to-end tests, on a real Kafka
+	$(BIN)/pytest tests/unit tests/contract tests/e2e
+
+test-faults: setup ## Kill, pause and starve workers, brokers and sinks; nothing may be missing
+	$(BIN)/pytest tests/faults
+
+bench: setup ## CPU time and throughput on this machine, beside stock Faust and bare aiokafka
+	$(BIN)/sluice bench
+
+##@ Change
+
+check: format lint types layers deploy-files ## Everything below, without tests (make -k check: all findings, not only the first)
+
+format: $(STAMP) ## Is the code formatted? (to format it: .venv/bin/ruff format)
+	$(BIN)/ruff format --check .
+
+lint: $(STAMP) ## ruff's rules
+	$(BIN)/ruff check .
+
+types: $(STAMP) ## mypy --strict
+	$(BIN)/mypy
+
+layers: $(STAMP) ## Imports point one way
+	$(BIN)/lint-imports
+
+deploy-files: ## Compose file, Prometheus config and alert rules, with the tools that are installed
+	deploy/check
+
+constraints: $(STAMP) ## Write the versions that are installed now to constraints.txt
+	@{ echo '# The exact versions that Sluice is tested with. Written by `make constraints`.'; \
+	  $(BIN)/pip freeze --exclude-editable --exclude sluice; } > constraints.tmp
+	@mv constraints.tmp constraints.txt
+	@touch $(STAMP)
+
+clean: ## Remove what was built and cached here, keys excepted: .venv, caches, builds
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || \
+	  { echo "make: $(PYTHON) is not installed. Install Python 3.11 or newer (Debian: python3 python3-venv), or name one: make setup PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "make: $$($(PYTHON) --version) is too old. Sluice needs 3.11 or newer: make setup PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || \
+	  { echo "make: $(PYTHON) cannot make virtual environments. Install its venv module (Debian: python3-venv)"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,demo]'
+	@touch $@
+
+# Made once and kept: other keys could not read what these have encrypted.
+examples/keys.yaml: | $(STAMP)
+	$(BIN)/sluice keys new examples/workshop.yaml --all
