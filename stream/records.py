@@ -14,3 +14,31 @@ class Record(Protocol):
     key: bytes | None
     value: bytes | None
     headers: Headers
+
+
+class RecordBatch:
+    """The records of one fetch of one partition, in offset order; never empty."""
+
+    __slots__ = ("bytes", "partition", "records", "topic")
+
+    def __init__(self, topic: str, partition: int, records: Sequence[Record]) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.records = records
+        self.bytes = sum([len(r.value or b"") + len(r.key or b"") for r in records]) + 200 * len(records)
+        """About what the batch holds in memory: keys, values, and 200 bytes for each record's object and headers."""
+
+    @property
+    def start(self) -> int:
+        return self.records[0].offset
+
+    @property
+    def end(self) -> int:
+        """One past the last record's offset."""
+        return self.records[-1].offset + 1
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __repr__(self) -> str:  # never a value: batches are named in logs
+        return f"RecordBatch({self.topic}/{self.partition} [{self.start}, {self.end}), {len(self)} records)"

@@ -1,0 +1,193 @@
+"""One Faust app for each pipeline or stream, and the process that runs some of them together."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import faust
+from faust.app.base import BootStrategy
+from mode.supervisors import CrashingSupervisor
+
+from stream import metrics, transport
+from stream.assignment import Assignment, Work, flattened
+from stream.connection import KafkaConfig
+
+log = logging.getLogger(__name__)
+
+GROUP_PREFIX = "sluice."
+STOP_SECONDS = 18
+"""From SIGTERM to the end, whatever a sink does. Kubernetes and compose give more."""
+
+
+async def _from_the_beginning(_: object) -> int | None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A pipeline or stream, as the engine sees it: which topics it reads, and what it does with a partition."""
+
+    name: str
+    topics: Sequence[str]
+    work: Work
+    start_offset: transport.StartOffset = _from_the_beginning
+
+
+class _ConsumerOnly(BootStrategy):  # type: ignore[misc]  # Faust is not typed for --strict
+    """The services of an app without Faust's producer, web server, leader election and reply consumer."""
+
+    def kafka_producer(self) -> Iterable[Any]:
+        return []
+
+    def kafka_consumer(self) -> Iterable[Any]:
+        return [self.app.consumer]
+
+    def web_server(self) -> Iterable[Any]:
+        return []
+
+
+class _App(faust.App):  # type: ignore[misc]  # Faust is not typed for --strict
+    BootStrategy = _ConsumerOnly
+    feed: transport.Feed
+
+    def _create_directories(self) -> None:
+        """Faust keeps tables in a directory; nothing here has tables."""
+
+
+def make_app(
+    workload: Workload, kafka: KafkaConfig, budget_bytes: int, crash: Callable[[BaseException], None]
+) -> faust.App:
+    """The Faust app of a workload, with its one agent. The consumer group is `sluice.NAME`."""
+    transport.register()
+    app = _App(
+        GROUP_PREFIX + workload.name,
+        broker=f"{transport.SCHEME}://{kafka.brokers[0]}",  # the driver takes addresses and security from the feed
+        autodiscover=False,
+        agent_supervisor=CrashingSupervisor,
+        broker_commit_interval=transport.COMMIT_SECONDS,
+        broker_request_timeout=max(90.0, kafka.session_seconds),
+        broker_session_timeout=kafka.session_seconds,
+        stream_wait_empty=False,
+        stream_buffer_maxsize=100_000,  # batches; memory is bounded in bytes by the assignment
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        web_enabled=False,
+    )
+    app.feed = transport.Feed(kafka, workload.work, crash, budget_bytes, workload.start_offset)
+    topic = app.topic(*workload.topics, schema=transport.BatchSchema(), acks=False)
+
+    @app.agent(topic, name=workload.name)  # type: ignore[untyped-decorator]
+    async def agent(batches: Any) -> None:
+        """Hands each batch to its partition, where a task of its own works: one that is stuck does not hold up the others."""
+        async for fetched in batches:
+            fetched.partition.deliver(fetched.batch)
+
+    return app
+
+
+class Worker:
+    """Runs workloads in this process until it is told to stop or one of them crashes."""
+
+    def __init__(
+        self, workloads: Sequence[Workload], kafka: KafkaConfig, budget_bytes: int = 256 * 1024 * 1024
+    ) -> None:
+        self._stop = asyncio.Event()
+        self._crash: BaseException | None = None
+        share = budget_bytes // len(workloads)
+        self._apps = {one.name: make_app(one, kafka, share, self.crash) for one in workloads}
+        self._beat = time.monotonic()
+
+    def crash(self, error: BaseException) -> None:
+        """End the process uncommitted: nothing that was in work is skipped. The first error is the one that is told."""
+        if self._crash is None:
+            self._crash = error
+            for one in flattened(error):
+                log.error("A worker ends: %s", one, exc_info=one)
+        self._stop.set()
+
+    def stop(self) -> None:
+        """Begin to drain, from a signal handler."""
+        self._stop.set()
+
+    def ready(self) -> bool:
+        """Every workload is a member of its group, with partitions or standing by."""
+        return all(app.consumer.joined for app in self._apps.values())
+
+    def live(self) -> bool:
+        """The event loop turns."""
+        return time.monotonic() - self._beat < 10
+
+    async def run(self, background: Sequence[Callable[[], Awaitable[None]]] = ()) -> None:
+        """Start, run and stop. Raises what crashed it; returns after `stop()` and a clean drain.
+
+        `background` runs beside the workloads, and its end or error ends the worker.
+        """
+        tasks = [asyncio.ensure_future(self._watch(one)) for one in background]
+        tasks.append(asyncio.ensure_future(self._heart()))
+        starts = [asyncio.ensure_future(self._start(app)) for app in self._apps.values()]
+        try:
+            await self._stop.wait()
+        finally:
+            for task in (*tasks, *starts):
+                task.cancel()
+            if self._crash is None:
+                await self._drain()
+        if self._crash is not None:
+            raise self._crash
+
+    async def _start(self, app: faust.App) -> None:
+        try:
+            await app.start()
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self.crash(error)
+
+    async def _watch(self, one: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await one()
+            raise RuntimeError(f"{one!r} ended by itself; this is a fault of Sluice")
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self.crash(error)
+
+    async def _heart(self) -> None:
+        while True:
+            self._beat = time.monotonic()
+            for name, app in self._apps.items():
+                if app._crashed.is_set():
+                    self.crash(app.crash_reason or RuntimeError(f"the app of {name} crashed"))
+            await asyncio.sleep(0.5)
+
+    async def _drain(self) -> None:
+        """What is in work settles, is committed, and the groups are left."""
+        stops = [asyncio.ensure_future(app.stop()) for app in self._apps.values()]
+        done, late = await asyncio.wait(stops, timeout=STOP_SECONDS)
+        for task in late:
+            task.cancel()
+            log.warning(
+                "A workload did not stop within %s s; what it had in work is done again by its next owner.",
+                STOP_SECONDS,
+            )
+        for task in done:
+            with contextlib.suppress(asyncio.CancelledError):
+                task.result()
+
+    def refresh_gauges(self) -> None:
+        """Set the gauges that are read off state: lag by partition, and the oldest batch in work."""
+        oldest = 0.0
+        now = time.monotonic()
+        metrics.LAG.clear()
+        for app in self._apps.values():
+            assignment: Assignment | None = getattr(app.consumer, "current", None)
+            if assignment is None:
+                continue
+            for tp, partition in assignment.partitions.items():
+                metrics.LAG.labels(tp.topic, tp.partition).set(max(0, partition.highwater - partition.offset))
+                oldest = max(oldest, partition.unsettled_seconds(now))
+        metrics.OLDEST_UNSETTLED.set(oldest)

@@ -1,0 +1,251 @@
+"""What a worker does under one assignment of its consumer group, and how that ends.
+
+Everything read, in work and committed belongs to one `Assignment`: the partitions of one generation. When the group
+rebalances, the assignment is drained or abandoned as a whole, and nothing of it can settle or commit into the next one.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+
+from aiokafka import TopicPartition
+
+from stream.commits import Commits, Committed, Fenced, Pin
+from stream.offsets import Span, Watermark
+from stream.records import RecordBatch
+
+log = logging.getLogger(__name__)
+
+
+class Partition:
+    """One assigned partition: batches come in, spans begin and settle, the watermark is committed."""
+
+    def __init__(self, assignment: "Assignment", tp: TopicPartition, at: Committed) -> None:
+        self.tp = tp
+        self.topic: str = tp.topic
+        self.number: int = tp.partition
+        self.position = at.offset
+        """Where the next fetch reads: one past the last record delivered."""
+        self.highwater = at.offset
+        """One past the last record of the log, as of the last fetch."""
+        self.held_bytes = 0
+        """Bytes of this partition's records in this process, from fetch to settlement."""
+        self._assignment = assignment
+        self._watermark = Watermark(at.offset, at.note)
+        self._committed = at
+        self._inbox: deque[RecordBatch] = deque()
+        self._arrived = asyncio.Event()
+        self.closed = False
+        self._since: deque[tuple[Span, float]] = deque()
+
+    # The way in
+
+    def deliver(self, batch: RecordBatch) -> None:
+        """Called by the agent for each batch of this partition, in order. Does nothing once the assignment has ended."""
+        if not self.closed:
+            self._inbox.append(batch)
+            self._arrived.set()
+
+    async def next(self, seconds: float | None = None) -> RecordBatch | None:
+        """The next batch; None when no more will come. Raises TimeoutError after `seconds` without one."""
+        async with asyncio.timeout(seconds):
+            while not self._inbox:
+                if self.closed:
+                    return None
+                self._arrived.clear()
+                await self._arrived.wait()
+        return self._inbox.popleft()
+
+    async def __aiter__(self) -> AsyncIterator[RecordBatch]:
+        while (batch := await self.next()) is not None:
+            yield batch
+
+    def close(self) -> None:
+        """No more batches come in; those that wait are dropped, for they are not begun and will be read again."""
+        self.closed = True
+        self._inbox.clear()
+        self._arrived.set()
+
+    # Offsets
+
+    @property
+    def offset(self) -> int:
+        """The first offset that is not settled."""
+        return self._watermark.offset
+
+    @property
+    def note(self) -> str:
+        """The commit metadata at `offset`, "" for none."""
+        return self._watermark.note
+
+    def begin(self, end: int) -> Span:
+        """Take everything before offset `end` into work."""
+        span = self._watermark.begin(end)
+        self._since.append((span, time.monotonic()))
+        return span
+
+    def settle(self, span: Span, note: str, released: int) -> None:
+        """All that the span led to is acknowledged. `note` is the commit metadata from there; `released` bytes leave memory."""
+        self._watermark.settle(span, note)
+        while self._since and self._since[0][0].settled:
+            self._since.popleft()
+        self.release(released)
+
+    def release(self, count: int) -> None:
+        """`count` bytes of this partition's records are no longer held."""
+        self.held_bytes -= count
+        self._assignment.released(count)
+
+    def unsettled_seconds(self, now: float) -> float:
+        """The age of the oldest span in work, 0 without one. `now`: time.monotonic()."""
+        return now - self._since[0][1] if self._since else 0.0
+
+    def uncommitted(self) -> Committed | None:
+        """What is to be committed, None if nothing has changed."""
+        at = Committed(self._watermark.offset, self._watermark.note)
+        return None if at == self._committed else at
+
+    def committed(self, at: Committed) -> None:
+        """The broker has stored `at`."""
+        self._committed = at
+
+    async def adopt(self, note: str) -> None:
+        """Commit `note` at the present offset before any work, and return once the broker has it. Raises Fenced."""
+        self._watermark.note = note
+        await self._assignment.commit({self.tp: Committed(self.offset, note)})
+
+
+Work = Callable[[Partition], Awaitable[None]]
+"""What an agent does with a partition, from its assignment to its end. Cancelled when the assignment is abandoned."""
+
+
+class Assignment:
+    """The partitions that the group gave to this worker in one generation."""
+
+    def __init__(
+        self, pin: Pin, commits: Commits, work: Work, crash: Callable[[BaseException], None], budget_bytes: int
+    ) -> None:
+        self.pin = pin
+        self.partitions: dict[TopicPartition, Partition] = {}
+        self.ended = False
+        self.held_bytes = 0
+        self.relief = asyncio.Event()
+        """Set whenever memory is released: a paused partition may be hungry again."""
+        self._commits = commits
+        self._work = work
+        self._crash = crash
+        self._budget_bytes = budget_bytes
+        self._tasks: dict[asyncio.Task[None], Partition] = {}
+
+    def open(self, tp: TopicPartition, at: Committed) -> None:
+        """Start the work on a partition whose committed (or chosen) offset is `at`."""
+        partition = self.partitions[tp] = Partition(self, tp, at)
+        task = asyncio.create_task(self._run(partition), name=f"{tp.topic}/{tp.partition}")
+        self._tasks[task] = partition
+        task.add_done_callback(self._tasks.pop)
+
+    async def _run(self, partition: Partition) -> None:
+        try:
+            await self._work(partition)
+            if not partition.closed:
+                raise RuntimeError(
+                    f"the work on {partition.topic}/{partition.number} ended by itself; this is a fault of Sluice"
+                )
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            if any(isinstance(one, Fenced) for one in flattened(error)):
+                self.abandon("its commit was fenced")
+            else:
+                self._crash(error)
+
+    # Memory
+
+    def hungry(self) -> list[TopicPartition]:
+        """The partitions to fetch from now: each may hold an equal share of the process's budget, and one batch at least."""
+        if self.held_bytes >= self._budget_bytes:
+            return []
+        share = self._budget_bytes // max(1, len(self.partitions))
+        return [tp for tp, partition in self.partitions.items() if partition.held_bytes < share]
+
+    def fetched(self, partition: Partition, batch: RecordBatch) -> None:
+        partition.held_bytes += batch.bytes
+        partition.position = batch.end
+        self.held_bytes += batch.bytes
+
+    def released(self, count: int) -> None:
+        self.held_bytes -= count
+        self.relief.set()
+
+    # Offsets
+
+    async def commit(self, offsets: Mapping[TopicPartition, Committed] | None = None) -> None:
+        """Commit what has settled since the last time (or `offsets`). Raises Fenced, after abandoning, and CommitRefused."""
+        if self.ended:
+            raise Fenced("the assignment has ended")
+        if offsets is None:
+            offsets = {tp: at for tp, one in self.partitions.items() if (at := one.uncommitted())}
+        if not offsets:
+            return
+        try:
+            await self._commits.commit(self.pin, offsets)
+        except Fenced as fenced:
+            self.abandon(str(fenced))
+            raise
+        for tp, at in offsets.items():
+            self.partitions[tp].committed(at)
+
+    # The end
+
+    def abandon(self, why: str) -> None:
+        """Stop at once and commit nothing more: what is in work here is somebody else's now."""
+        if not self.ended:
+            self.ended = True
+            log.warning("The assignment of generation %s is abandoned: %s.", self.pin.generation, why)
+        for partition in self.partitions.values():
+            partition.close()
+        current = asyncio.current_task()
+        for task in list(self._tasks):
+            if task is not current:
+                task.cancel()
+
+    async def drain(self, seconds: float) -> None:
+        """Take nothing new in, let what is in work settle for at most `seconds`, commit, and end.
+
+        What has not settled by then is dropped unsettled: its next owner reads it again.
+        """
+        for partition in self.partitions.values():
+            partition.close()
+        deadline = time.monotonic() + seconds
+        if self._tasks and not self.ended:
+            _, late = await asyncio.wait(self._tasks, timeout=seconds)
+            if late:
+                names = ", ".join(sorted(task.get_name() for task in late))
+                log.warning("Work on %s did not settle in %.0f s; its next owner does it again.", names, seconds)
+        try:
+            async with asyncio.timeout(max(1.0, deadline - time.monotonic())):
+                await self.commit()
+        except (Fenced, TimeoutError) as error:
+            log.warning(
+                "The last commit of generation %s did not get through (%s).", self.pin.generation, error or "timed out"
+            )
+        self.ended = True
+        await self._cancel_tasks()
+
+    async def _cancel_tasks(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+
+def flattened(error: BaseException) -> Iterable[BaseException]:
+    """The exceptions in `error`, which may be a group of groups."""
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from flattened(one)
+    else:
+        yield error

@@ -1,0 +1,98 @@
+"""The way out: one idempotent producer, and at most one unacknowledged batch for each topic partition.
+
+A record stands in a routed partition only after all that belong before it. That needs more than an idempotent producer:
+aiokafka sends the batch behind a refused one, and the broker takes it. So the next batch of a partition is offered only when
+the one before is acknowledged, and a refused batch is an error that ends the process.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaTimeoutError
+from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+
+from stream.connection import KafkaConfig
+from stream.records import Headers
+
+log = logging.getLogger(__name__)
+
+BATCH_BYTES = 1_000_000
+"""A produce batch closes here: below the 1 MiB that brokers and topics take by default."""
+BATCH_OVERHEAD = 1024
+"""Room for the batch's own header, so that a record that fits the limit fits in its batch too."""
+
+
+class Outbox:
+    """Batches to topics, in order, each acknowledged by all in-sync replicas."""
+
+    def __init__(self, kafka: KafkaConfig, client_id: str) -> None:
+        self._kafka = kafka
+        self._client_id = client_id
+        self._unacknowledged: dict[TopicPartition, asyncio.Future[object]] = {}
+        self.max_record_bytes = kafka.max_message_bytes - BATCH_OVERHEAD
+
+    async def start(self) -> None:
+        """Connect. Raises KafkaConnectionError when no broker answers."""
+        self._producer = AIOKafkaProducer(
+            **self._kafka.client_arguments(),
+            client_id=self._client_id,
+            acks="all",
+            enable_idempotence=True,
+            linger_ms=0,
+            max_batch_size=BATCH_BYTES,
+            max_request_size=self._kafka.max_message_bytes + BATCH_OVERHEAD,
+            compression_type=None if self._kafka.compression == "none" else self._kafka.compression,
+            # Above the broker's session (a failover takes that long), and short enough to give up on a frozen broker.
+            request_timeout_ms=15_000,
+            metadata_max_age_ms=30_000,
+        )
+        await self._producer.start()
+
+    async def stop(self) -> None:
+        """Give up what is unacknowledged and close. Does not wait for an unreachable broker longer than 5 s."""
+        try:
+            async with asyncio.timeout(5):
+                await self._producer.stop()
+        except TimeoutError:
+            log.warning(
+                "The producer did not close within 5 s; what it had not sent will be sent again by the next owner."
+            )
+
+    def batch(self) -> BatchBuilder:
+        """An empty batch; `append()` returns None when it is full."""
+        return self._producer.create_batch()
+
+    def fits(self, key: bytes | None, value: bytes | None, headers: Headers) -> bool:
+        """Whether a record is small enough for the topics that Sluice makes (`kafka.max_message_bytes`)."""
+        size: int = DefaultRecordBatchBuilder.estimate_size_in_bytes(key, value, headers)
+        return size <= self.max_record_bytes
+
+    async def send(self, topic: str, partition: int, batches: Sequence[BatchBuilder]) -> None:
+        """Send batches to one topic partition in order, each after the one before is acknowledged; return after the last.
+
+        Cancelled, what was handed over already may still arrive; the next send to that partition waits for it. Raises
+        KafkaError when the broker refuses a batch: nothing behind it was sent, and the process has to end.
+        Must not be called twice at once for one topic partition.
+        """
+        tp = TopicPartition(topic, partition)
+        before = self._unacknowledged.get(tp)
+        if before is not None and not before.done():
+            await asyncio.wait([before])
+        for batch in batches:
+            batch.close()
+            future = await self._offer(tp, batch)
+            self._unacknowledged[tp] = future
+            await asyncio.shield(future)
+
+    async def _offer(self, tp: TopicPartition, batch: BatchBuilder) -> asyncio.Future[object]:
+        while True:
+            try:
+                future: asyncio.Future[object] = await self._producer.send_batch(
+                    batch, tp.topic, partition=tp.partition
+                )
+                return future
+            except KafkaTimeoutError:  # not taken in: the partition has no leader, or a batch is stuck before it
+                log.warning("%s/%s takes no batch at present; offering it again.", tp.topic, tp.partition)

@@ -1,0 +1,316 @@
+"""Faust on batches: a Faust transport driver (`kafkabatch://`) whose events are record batches.
+
+Stock Faust hands over one record at a time (160-210 us each), acknowledges records whose agent failed, and commits by
+a rule that can pass unfinished ones. This driver keeps Faust's app, agents, conductor and rebalance protocol, and
+replaces how records come in (`RecordBatch`, one fetch of one partition) and how offsets go out (`Assignment`). It runs
+aiokafka in the app's own event loop: handing every batch from thread to thread costs more than the loop's share of the
+work, and a loop that is stuck should lose its membership rather than keep it by a heartbeat from another thread.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import faust
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from aiokafka.errors import ConsumerStoppedError, OffsetOutOfRangeError
+from faust.transport import consumer as faust_consumer
+from faust.transport.drivers import TRANSPORTS
+from faust.transport.drivers import aiokafka as stock_driver
+from faust.types import TP, ConsumerMessage
+
+from stream.assignment import Assignment, Partition, Work
+from stream.commits import Commits, Committed, Fenced
+from stream.connection import KafkaConfig
+from stream.records import RecordBatch
+
+log = logging.getLogger(__name__)
+
+SCHEME = "kafkabatch"
+FETCH_WAIT_SECONDS = 0.1
+FETCH_BYTES = 512 * 1024
+BATCH_RECORDS = 2000
+COMMIT_SECONDS = 1.0
+DRAIN_SECONDS = 10.0
+
+
+class BatchSchema(faust.Schema):  # type: ignore[misc]  # Faust is not typed for --strict
+    """Marks a topic as batch-native: the event's value is a `Fetched`, as it is."""
+
+    def loads_key(self, app: Any, message: Any, *, loads: Any = None, serializer: Any = None) -> None:
+        return None
+
+    def loads_value(self, app: Any, message: Any, *, loads: Any = None, serializer: Any = None) -> Any:
+        return message.value
+
+
+StartOffset = Callable[[TopicPartition], Awaitable[int | None]]
+"""Where a partition without a committed offset starts; None for its beginning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What an agent gets as an event: a batch, and the partition under whose assignment it was read."""
+
+    partition: Partition
+    batch: RecordBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """What an app of this driver needs beyond Faust's settings. Set as `app.feed` before the app starts."""
+
+    kafka: KafkaConfig
+    work: Work
+    crash: Callable[[BaseException], None]
+    budget_bytes: int
+    start_offset: StartOffset
+
+
+class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is untyped
+    """aiokafka's rebalance callbacks, passed on to the Faust app in the order that it expects."""
+
+    def __init__(self, consumer: "Consumer") -> None:
+        self._consumer = consumer
+
+    def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> Awaitable[None]:
+        self._consumer.app.on_rebalance_start()
+        return self._consumer.revoked({TP(*tp) for tp in revoked})
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        await self._consumer.assigned({TP(*tp) for tp in assigned})
+
+
+class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not typed for --strict
+    """Faust's consumer over one aiokafka consumer in the same event loop, with offsets of our own."""
+
+    logger = log
+    consumer_stopped_errors: ClassVar[tuple[type[BaseException], ...]] = (ConsumerStoppedError,)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._feed: Feed = self.app.feed
+        self.current: Assignment | None = None
+        """The assignment that holds now, None between two."""
+        self.joined = False
+        """Whether this worker is a member of its group with an assignment, empty or not."""
+        self._opened = asyncio.Event()
+
+    async def on_start(self) -> None:
+        feed = self._feed
+        session = int(feed.kafka.session_seconds * 1000)
+        self._kafka = AIOKafkaConsumer(
+            **feed.kafka.client_arguments(),
+            group_id=self.app.conf.id,
+            client_id=self.app.conf.id,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level="read_committed",
+            partition_assignment_strategy=[RoundRobinPartitionAssignor],
+            session_timeout_ms=session,
+            heartbeat_interval_ms=min(3000, session // 10),
+            rebalance_timeout_ms=max(session, int(DRAIN_SECONDS * 2000)),
+            request_timeout_ms=max(session, 40_000),
+            # A member that fetches nothing for this long leaves its group for good; members that stand by are wanted.
+            max_poll_interval_ms=2_000_000_000,
+            fetch_max_wait_ms=int(FETCH_WAIT_SECONDS * 1000),
+            max_partition_fetch_bytes=FETCH_BYTES,
+            metadata_max_age_ms=30_000,
+        )
+        await self._kafka.start()
+        self._commits = Commits(self._kafka)
+
+    async def on_stop(self) -> None:
+        """Drain, commit and leave the group. Faust has stopped the flow of batches by now."""
+        await self._drain()
+        await self._kafka.stop()
+        self.joined = False
+
+    # Rebalance
+
+    async def revoked(self, revoked: set[TP]) -> None:
+        await self._drain()
+        self.joined = False
+        await self.on_partitions_revoked(revoked)
+
+    async def assigned(self, assigned: set[TP]) -> None:
+        self._pin = self._commits.pin()
+        self.app.consumer_generation_id = self._pin.generation
+        await self.on_partitions_assigned(assigned, self._pin.generation)
+
+    async def _drain(self) -> None:
+        assignment, self.current = self.current, None
+        self._opened.clear()
+        if assignment is not None:
+            await assignment.drain(DRAIN_SECONDS)
+
+    async def perform_seek(self) -> None:
+        """Faust calls this when the streams of a new assignment may flow: every partition is put where it goes on."""
+        feed, partitions = self._feed, [TopicPartition(*tp) for tp in self.assignment()]
+        pin = self._pin
+        committed = await self._commits.fetch(partitions)
+        fresh = [tp for tp in partitions if tp not in committed]
+        beginnings = await self._kafka.beginning_offsets(fresh) if fresh else {}
+        for tp in fresh:
+            chosen = await feed.start_offset(tp)
+            committed[tp] = Committed(beginnings[tp] if chosen is None else chosen, "")
+        if pin != self._pin:
+            return  # the group has rebalanced meanwhile, and this is called again
+        assignment = Assignment(pin, self._commits, feed.work, feed.crash, feed.budget_bytes)
+        for tp, at in committed.items():
+            self._kafka.seek(tp, at.offset)
+            assignment.open(tp, at)
+        self.current = assignment
+        self.joined = True
+        self._opened.set()
+        log.info("Assigned in generation %s: %s.", pin.generation, describe(partitions))
+
+    # Records in
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        """Faust's fetcher runs this: batches go from aiokafka through Faust's conductor to the agent's stream."""
+        while not (self.should_stop or fetcher.should_stop):
+            assignment = self.current
+            if assignment is None or assignment.ended:
+                await self._wait_for(self._opened)
+                continue
+            hungry = assignment.hungry()
+            if not hungry:
+                assignment.relief.clear()
+                await self._wait_for(assignment.relief)
+                continue
+            for tp, records in (await self._fetch(hungry)).items():
+                partition = assignment.partitions[tp]
+                if assignment.ended or assignment is not self.current:
+                    break  # read under an assignment that is gone: its next owner reads it again
+                batch = RecordBatch(tp.topic, tp.partition, records)
+                assignment.fetched(partition, batch)
+                partition.highwater = self._kafka.last_stable_offset(tp) or batch.end
+                await self.callback(self._to_message(TP(*tp), Fetched(partition, batch)))
+
+    async def _wait_for(self, event: asyncio.Event) -> None:
+        try:
+            async with asyncio.timeout(0.2):
+                await event.wait()
+        except TimeoutError:
+            pass
+
+    async def _fetch(self, hungry: list[TopicPartition]) -> Mapping[TopicPartition, list[Any]]:
+        fetcher = self._kafka._fetcher
+        with self._kafka._subscription.fetch_context():
+            try:
+                records: Mapping[TopicPartition, list[Any]] = await fetcher.fetched_records(
+                    hungry, timeout=FETCH_WAIT_SECONDS, max_records=BATCH_RECORDS
+                )
+            except OffsetOutOfRangeError as error:
+                raise OffsetsGone(error.args[0]) from error
+        return records
+
+    def _to_message(self, tp: TP, fetched: Fetched) -> ConsumerMessage:
+        last = fetched.batch.records[-1]
+        return ConsumerMessage(
+            tp.topic, tp.partition, last.offset, last.timestamp / 1000, 0, None, None, fetched, None, 0,
+            fetched.batch.bytes, tp, generation_id=self.app.consumer_generation_id,
+        )  # fmt: skip
+
+    # Offsets out
+
+    async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
+        """Called by Faust's own timer: commits what has settled, under the pin of the assignment it was read in."""
+        assignment = self.current
+        if assignment is None or assignment.ended:
+            return False
+        try:
+            await assignment.commit()
+        except Fenced as fenced:
+            log.warning("This worker no longer owns its partitions: %s.", fenced)
+            return False
+        except Exception as error:
+            self._feed.crash(error)
+        return True
+
+    async def _commit(self, offsets: Any) -> bool:
+        raise AssertionError("Faust's own commit was called; offsets are committed by stream.assignment alone")
+
+    # What else Faust asks of a consumer
+
+    async def subscribe(self, topics: Iterable[str]) -> None:
+        self._kafka.subscribe(topics=sorted(topics), listener=Listener(self))
+
+    def assignment(self) -> set[TP]:
+        return {TP(*tp) for tp in self._kafka.assignment()}
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        raise AssertionError("positions are set by perform_seek alone")
+
+    async def seek_wait(self, partitions: Any) -> None:
+        raise AssertionError("positions are set by perform_seek alone")
+
+    async def _seek(self, partition: TP, offset: int) -> None:
+        raise AssertionError("positions are set by perform_seek alone")
+
+    async def _getmany(self, active_partitions: Any, timeout: float) -> Any:  # noqa: ASYNC109  # Faust's signature
+        raise AssertionError("batches are read by _drain_messages alone")
+
+    async def position(self, tp: TP) -> int | None:
+        position: int = await self._kafka.position(TopicPartition(*tp))
+        return position
+
+    def highwater(self, tp: TP) -> int | None:
+        highwater: int | None = self._kafka.highwater(TopicPartition(*tp))
+        return highwater
+
+    async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
+        return {TP(*tp): end for tp, end in (await self._kafka.end_offsets(partitions)).items()}
+
+    async def earliest_offsets(self, *partitions: TP) -> Mapping[TP, int]:
+        return {TP(*tp): start for tp, start in (await self._kafka.beginning_offsets(partitions)).items()}
+
+    def topic_partitions(self, topic: str) -> int | None:
+        return len(self._kafka.partitions_for_topic(topic) or ()) or None
+
+    def key_partition(self, topic: str, key: bytes | None, partition: int | None = None) -> int | None:
+        raise AssertionError("partitions are kept, never chosen by key")
+
+    def _new_topicpartition(self, topic: str, partition: int) -> TP:
+        return TP(topic, partition)
+
+    async def create_topic(self, topic: str, *args: Any, **kwargs: Any) -> None:
+        raise AssertionError(f"topics are made by `sluice topics` alone, and Faust asked for {topic}")
+
+    async def verify_all_partitions_active(self) -> None:
+        """Faust's livelock detector reads state that this driver does not keep."""
+
+
+class OffsetsGone(Exception):
+    """The log no longer holds the offset where a partition should go on. Records may be lost: a person decides."""
+
+    def __init__(self, partitions: Mapping[TopicPartition, int]) -> None:
+        named = ", ".join(f"{tp.topic}/{tp.partition} at {offset}" for tp, offset in partitions.items())
+        super().__init__(
+            f"the log no longer holds the offset to go on from: {named}. Retention or a deleted topic took it. "
+            "Look what is missing, then choose where to go on with `sluice start FILE NAME --from beginning|end|TIME`."
+        )
+
+
+class Transport(stock_driver.Transport):  # type: ignore[misc]  # Faust is not typed for --strict
+    """The driver that Faust makes for `kafkabatch://` addresses."""
+
+    Consumer: ClassVar[type] = Consumer
+    driver_version = f"batch-{stock_driver.Transport.driver_version}"
+
+
+def register() -> None:
+    """Make `kafkabatch://` known to Faust. Harmless to call again."""
+    TRANSPORTS.aliases[SCHEME] = f"{__name__}:Transport"
+
+
+def describe(partitions: Iterable[TopicPartition]) -> str:
+    """`raw.events/0-3,7`-like text for log lines; "nothing (standing by)" for none."""
+    by_topic: dict[str, list[int]] = {}
+    for tp in sorted(partitions):
+        by_topic.setdefault(tp.topic, []).append(tp.partition)
+    return ", ".join(f"{topic} {numbers}" for topic, numbers in by_topic.items()) or "nothing (standing by)"
