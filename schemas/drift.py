@@ -1,0 +1,291 @@
+"""Normalisation: what producers are known to write differently, brought into the form of the contract and counted by kind."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from schemas.fields import Field
+from schemas.refused import Refused
+
+MAX_DEPTH = 99
+"""Levels of nesting that are taken."""
+
+LONG_MIN, LONG_MAX = -(2**63), 2**63 - 1
+
+Convert = Callable[[Any], Any]
+
+_TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\d)([T ])(\d\d:\d\d:\d\d)(\.\d{1,9})?(Z|[+-]00:?00)?", re.ASCII)
+_NUMBER = re.compile(r"-?\d{1,20}(\.\d{1,20})?", re.ASCII)
+_BARE_TIMESTAMP = re.compile(r"(:\s*)(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z?)(?=\s*[,}])", re.ASCII)
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_SEVERITIES = {"INFO": "Info", "WARN": "Warn", "CRITICAL": "Critical"}
+_OUTCOMES = {"success": True, "fail": False}
+
+
+class Normaliser:
+    """Builds a record of a Struct type from a parsed JSON object, accepting every known drift.
+
+    `drift` counts by kind: flag, outcome, severity, source-name, timestamp, number-text, detail-text, camel-case, and
+    unknown-field for keys that no schema names, which are left out.
+    """
+
+    def __init__(self, record: type[msgspec.Struct], fields: tuple[Field, ...], drift: Counter[str]) -> None:
+        self._drift = drift
+        self._build = self._record(record, {field.name: field for field in fields}, "", "")
+
+    def __call__(self, value: Any) -> msgspec.Struct:
+        """The record. Raises Refused for what is still wrong."""
+        if type(value) is not dict:
+            raise Refused("not-an-object")
+        record: msgspec.Struct = self._build(value)
+        return record
+
+    def _record(self, struct: type[msgspec.Struct], fields: dict[str, Field], path: str, drift: str) -> Convert:
+        converts: dict[str, Convert] = {}
+        for member in msgspec.structs.fields(struct):
+            field = fields.get(member.name)
+            converts[member.name] = self._field(field, member.type) if field else _text(f"{path}.{member.name}")
+        count = self._drift
+
+        def build(value: Any) -> Any:
+            if type(value) is not dict:
+                raise Refused("wrong-type", path)
+            if drift == "source-name" and "name" in value and "description" not in value:
+                value = {("description" if key == "name" else key): item for key, item in value.items()}
+                count["source-name"] += 1
+            taken = {}
+            for key, item in value.items():
+                convert = converts.get(key)
+                if convert is None:
+                    count["unknown-field"] += 1
+                else:
+                    taken[key] = None if item is None else convert(item)
+            return struct(**taken)
+
+        return build
+
+    def _field(self, field: Field, type_: Any) -> Convert:
+        path = field.text_path
+        if field.kind == "record":
+            nested = next(member for member in type_.__args__ if isinstance(member, msgspec.StructMeta))
+            return self._record(nested, {below.name: below for below in field.fields}, path, field.drift)
+        match field.kind:
+            case "string":
+                return self._severity(path) if field.drift == "severity" else _text(path)
+            case "timestamp":
+                return self._timestamp(path)
+            case "long":
+                return _long(path)
+            case "double":
+                return _double(path)
+            case "boolean":
+                return self._boolean(path, field.drift)
+            case "decimal":
+                return self._decimal(path, field.precision, field.scale)
+            case "array":
+                return _array(path, field.items)
+            case "object":
+                return self._detail(path)
+            case _:
+                return _open(path)
+
+    def _severity(self, path: str) -> Convert:
+        def convert(value: Any) -> str:
+            text: str = _text(path)(value)
+            if text in _SEVERITIES:
+                self._drift["severity"] += 1
+                return _SEVERITIES[text]
+            return text
+
+        return convert
+
+    def _timestamp(self, path: str) -> Convert:
+        def convert(value: Any) -> str:
+            text: str = _text(path)(value)
+            found = _TIMESTAMP.fullmatch(text)
+            if found is None:
+                return text
+            day, _, time, fraction, _ = found.groups()
+            normal = f"{day}T{time}{fraction or ''}Z"
+            if normal != text:
+                self._drift["timestamp"] += 1
+            return normal
+
+        return convert
+
+    def _boolean(self, path: str, drift: str) -> Convert:
+        def convert(value: Any) -> bool:
+            if type(value) is bool:
+                return value
+            if drift == "flag" and type(value) is int and value in (0, 1):
+                self._drift["flag"] += 1
+                return value == 1
+            if drift == "outcome" and type(value) is str and value in _OUTCOMES:
+                self._drift["outcome"] += 1
+                return _OUTCOMES[value]
+            raise Refused("wrong-type", path)
+
+        return convert
+
+    def _decimal(self, path: str, precision: int, scale: int) -> Convert:
+        def convert(value: Any) -> Decimal:
+            if type(value) is str and _NUMBER.fullmatch(value):
+                number = Decimal(value)
+                self._drift["number-text"] += 1
+            elif type(value) is int or type(value) is Decimal:
+                number = Decimal(value)
+            else:
+                raise Refused("wrong-type", path)
+            if not fits(number, precision, scale):
+                raise Refused("wrong-type", path)
+            return number
+
+        return convert
+
+    def _detail(self, path: str) -> Convert:
+        check = _open(path)
+
+        def convert(value: Any) -> Any:
+            if type(value) is str:
+                value = _parsed(value)
+                self._drift["detail-text"] += 1
+            if type(value) is not dict:
+                raise Refused("wrong-type", path)
+            quota = value.get("quota")
+            if type(quota) is dict:
+                value["quota"] = self._quota(quota)
+            return check(value)
+
+        return convert
+
+    def _quota(self, quota: dict[str, Any]) -> dict[str, Any]:
+        normal: dict[str, Any] = {}
+        for key, value in quota.items():
+            name = _CAMEL.sub("_", key).lower()
+            if name != key:
+                self._drift["camel-case"] += 1
+            if name == "volume" and type(value) is str and _NUMBER.fullmatch(value):
+                value = Decimal(value)  # noqa: PLW2901
+                self._drift["number-text"] += 1
+            normal[name] = value
+        return normal
+
+
+def drifts(detail: dict[str, Any]) -> bool:
+    """Whether a `detail` holds a quota in a form that is normalised."""
+    quota = detail.get("quota")
+    return type(quota) is dict and (
+        type(quota.get("volume")) is str or any(_CAMEL.search(key) is not None for key in quota)
+    )
+
+
+def fits(number: Decimal, precision: int, scale: int) -> bool:
+    """Whether a decimal of this precision and scale holds the number exactly."""
+    if not number.is_finite():
+        return False
+    _, digits, exponent = number.normalize().as_tuple()
+    assert isinstance(exponent, int)
+    return -exponent <= scale and (not any(digits) or len(digits) + exponent <= precision - scale)
+
+
+def open_fault(value: Any, depth: int) -> str:
+    """What is wrong with a JSON value `depth` levels below the top: "", "too-deep" or "wrong-type" (numbers beyond 64 bits)."""
+    if type(value) is int:
+        return "" if LONG_MIN <= value <= LONG_MAX else "wrong-type"
+    if type(value) is dict:
+        value = value.values()
+    elif type(value) is not list:
+        return "wrong-type" if isinstance(value, float | Decimal) and not _double_holds(value) else ""
+    if depth >= MAX_DEPTH:
+        return "too-deep"
+    for item in value:
+        if type(item) is not str and item is not None:
+            fault = open_fault(item, depth + 1)
+            if fault:
+                return fault
+    return ""
+
+
+def _double_holds(value: float | Decimal) -> bool:
+    return math.isfinite(float(value))
+
+
+def _parsed(text: str) -> Any:
+    for candidate in (text, _BARE_TIMESTAMP.sub(r'\1"\2"', text)):
+        try:
+            value = msgspec.json.decode(candidate)
+        except (ValueError, RecursionError):
+            continue
+        if type(value) is dict:
+            return value
+    return {"text": text}
+
+
+def _text(path: str) -> Convert:
+    def convert(value: Any) -> str:
+        if type(value) is not str:
+            raise Refused("wrong-type", path)
+        return value
+
+    return convert
+
+
+def _long(path: str) -> Convert:
+    def convert(value: Any) -> int:
+        if type(value) is not int or not LONG_MIN <= value <= LONG_MAX:
+            raise Refused("wrong-type", path)
+        return value
+
+    return convert
+
+
+def _double(path: str) -> Convert:
+    def convert(value: Any) -> float:
+        if type(value) not in (int, float, Decimal):
+            raise Refused("wrong-type", path)
+        try:
+            number = float(value)
+        except (OverflowError, ValueError):
+            number = math.inf
+        if not math.isfinite(number):
+            raise Refused("wrong-type", path)
+        return number
+
+    return convert
+
+
+def _array(path: str, items: tuple[str, ...]) -> Convert:
+    makers = {"string": _text(path), "long": _long(path), "double": _double(path)}
+    allowed = [makers[item] for item in items]
+
+    def convert(value: Any) -> list[Any]:
+        if type(value) is not list:
+            raise Refused("wrong-type", path)
+        return [one(item) for item in value]
+
+    def one(item: Any) -> Any:
+        for maker in allowed:
+            try:
+                return maker(item)
+            except Refused:
+                continue
+        raise Refused("wrong-type", path)
+
+    return convert
+
+
+def _open(path: str) -> Convert:
+    depth = path.count(".")
+
+    def convert(value: Any) -> Any:
+        fault = open_fault(value, depth)
+        if fault:
+            raise Refused("too-deep" if fault == "too-deep" else "wrong-type", path)
+        return value
+
+    return convert
