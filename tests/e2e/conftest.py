@@ -22,7 +22,11 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def topic_name() -> Callable[[str], str]:
     """`topic_name("raw")` is a name that no other test has: for topics, groups and pipelines."""
-    return lambda stem="topic": f"{stem}-{os.getpid()}-{next(_numbers)}"
+
+    def name(stem: str = "topic") -> str:
+        return f"{stem}-{os.getpid()}-{next(_numbers)}"
+
+    return name
 
 
 @pytest.fixture
