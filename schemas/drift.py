@@ -11,18 +11,16 @@ import msgspec
 
 from schemas.fields import Field
 from schemas.refused import Refused
+from schemas.values import CAMEL_HUMP, LONG_MAX, LONG_MIN, fits, open_fault
 
-MAX_DEPTH = 99
-"""Levels of nesting that are taken."""
-
-LONG_MIN, LONG_MAX = -(2**63), 2**63 - 1
+parsed = msgspec.json.Decoder(float_hook=Decimal).decode
+"""Any JSON, its fractions as Decimals, which keep the digits as they were written."""
 
 Convert = Callable[[Any], Any]
 
 _TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\d)([T ])(\d\d:\d\d:\d\d)(\.\d{1,9})?(Z|[+-]00:?00)?", re.ASCII)
 _NUMBER = re.compile(r"-?\d{1,20}(\.\d{1,20})?", re.ASCII)
 _BARE_TIMESTAMP = re.compile(r"(:\s*)(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z?)(?=\s*[,}])", re.ASCII)
-_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _SEVERITIES = {"INFO": "Info", "WARN": "Warn", "CRITICAL": "Critical"}
 _OUTCOMES = {"success": True, "fail": False}
 
@@ -30,19 +28,22 @@ _OUTCOMES = {"success": True, "fail": False}
 class Normaliser:
     """Builds a record of a Struct type from a parsed JSON object, accepting every known drift.
 
-    `drift` counts by kind: flag, outcome, severity, source-name, timestamp, number-text, detail-text, camel-case, and
+    `drift` counts, for records that are taken, by kind: flag, outcome, severity, source-name, timestamp, number-text, detail-text, camel-case, and
     unknown-field for keys that no schema names, which are left out.
     """
 
     def __init__(self, record: type[msgspec.Struct], fields: tuple[Field, ...], drift: Counter[str]) -> None:
-        self._drift = drift
+        self._total = drift
+        self._drift: Counter[str] = Counter()
         self._build = self._record(record, {field.name: field for field in fields}, "", "")
 
     def __call__(self, value: Any) -> msgspec.Struct:
         """The record. Raises Refused for what is still wrong."""
         if type(value) is not dict:
             raise Refused("not-an-object")
+        self._drift.clear()
         record: msgspec.Struct = self._build(value)
+        self._total.update(self._drift)
         return record
 
     def _record(self, struct: type[msgspec.Struct], fields: dict[str, Field], path: str, drift: str) -> Convert:
@@ -71,28 +72,21 @@ class Normaliser:
 
     def _field(self, field: Field, type_: Any) -> Convert:
         path = field.text_path
-        if field.kind == "record":
-            nested = next(member for member in type_.__args__ if isinstance(member, msgspec.StructMeta))
-            return self._record(nested, {below.name: below for below in field.fields}, path, field.drift)
-        match field.kind:
-            case "string":
-                return self._severity(path) if field.drift == "severity" else _text(path)
-            case "timestamp":
-                return self._timestamp(path)
-            case "long":
-                return _long(path)
-            case "double":
-                return _double(path)
-            case "boolean":
-                return self._boolean(path, field.drift)
-            case "decimal":
-                return self._decimal(path, field.precision, field.scale)
-            case "array":
-                return _array(path, field.items)
-            case "object":
-                return self._detail(path)
-            case _:
-                return _open(path)
+        make: dict[str, Callable[[], Convert]] = {
+            "record": lambda: self._record(
+                _struct_in(type_), {below.name: below for below in field.fields}, path, field.drift
+            ),
+            "string": lambda: self._severity(path) if field.drift == "severity" else _text(path),
+            "timestamp": lambda: self._timestamp(path),
+            "long": lambda: _long(path),
+            "double": lambda: _double(path),
+            "boolean": lambda: self._boolean(path, field.drift),
+            "decimal": lambda: self._decimal(path, field.precision, field.scale),
+            "array": lambda: _array(path, field.items),
+            "object": lambda: self._detail(path),
+            "json": lambda: _open(path),
+        }
+        return make[field.kind]()
 
     def _severity(self, path: str) -> Convert:
         def convert(value: Any) -> str:
@@ -152,7 +146,7 @@ class Normaliser:
 
         def convert(value: Any) -> Any:
             if type(value) is str:
-                value = _parsed(value)
+                value = _object_in(value)
                 self._drift["detail-text"] += 1
             if type(value) is not dict:
                 raise Refused("wrong-type", path)
@@ -166,7 +160,7 @@ class Normaliser:
     def _quota(self, quota: dict[str, Any]) -> dict[str, Any]:
         normal: dict[str, Any] = {}
         for key, value in quota.items():
-            name = _CAMEL.sub("_", key).lower()
+            name = CAMEL_HUMP.sub("_", key).lower()
             if name != key:
                 self._drift["camel-case"] += 1
             if name == "volume" and type(value) is str and _NUMBER.fullmatch(value):
@@ -176,50 +170,15 @@ class Normaliser:
         return normal
 
 
-def drifts(detail: dict[str, Any]) -> bool:
-    """Whether a `detail` holds a quota in a form that is normalised."""
-    quota = detail.get("quota")
-    return type(quota) is dict and (
-        type(quota.get("volume")) is str or any(_CAMEL.search(key) is not None for key in quota)
-    )
+def _struct_in(union: Any) -> type[msgspec.Struct]:
+    return next(member for member in union.__args__ if isinstance(member, type) and issubclass(member, msgspec.Struct))
 
 
-def fits(number: Decimal, precision: int, scale: int) -> bool:
-    """Whether a decimal of this precision and scale holds the number exactly."""
-    if not number.is_finite():
-        return False
-    _, digits, exponent = number.normalize().as_tuple()
-    assert isinstance(exponent, int)
-    return -exponent <= scale and (not any(digits) or len(digits) + exponent <= precision - scale)
-
-
-def open_fault(value: Any, depth: int) -> str:
-    """What is wrong with a JSON value `depth` levels below the top: "", "too-deep" or "wrong-type" (numbers beyond 64 bits)."""
-    if type(value) is int:
-        return "" if LONG_MIN <= value <= LONG_MAX else "wrong-type"
-    if type(value) is dict:
-        value = value.values()
-    elif type(value) is not list:
-        return "wrong-type" if isinstance(value, float | Decimal) and not _double_holds(value) else ""
-    if depth >= MAX_DEPTH:
-        return "too-deep"
-    for item in value:
-        if type(item) is not str and item is not None:
-            fault = open_fault(item, depth + 1)
-            if fault:
-                return fault
-    return ""
-
-
-def _double_holds(value: float | Decimal) -> bool:
-    return math.isfinite(float(value))
-
-
-def _parsed(text: str) -> Any:
+def _object_in(text: str) -> dict[str, Any]:
     for candidate in (text, _BARE_TIMESTAMP.sub(r'\1"\2"', text)):
         try:
-            value = msgspec.json.decode(candidate)
-        except (ValueError, RecursionError):
+            value = parsed(candidate)
+        except (ValueError, ArithmeticError, RecursionError):
             continue
         if type(value) is dict:
             return value
@@ -285,7 +244,7 @@ def _open(path: str) -> Convert:
     def convert(value: Any) -> Any:
         fault = open_fault(value, depth)
         if fault:
-            raise Refused("too-deep" if fault == "too-deep" else "wrong-type", path)
+            raise Refused(fault, path)
         return value
 
     return convert

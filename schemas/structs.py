@@ -1,56 +1,46 @@
 """Struct types generated from an Avro schema: what makes decoding, checking and ordering one pass in C."""
 
+import functools
+import operator
 from collections.abc import Iterable
-from decimal import Decimal
-from typing import Annotated, Any, Union
+from decimal import Context, Decimal, Inexact, InvalidOperation
+from types import GenericAlias
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from schemas.fields import Field
 from schemas.subjects import Subject
+from schemas.values import open_fault, quota_drifts
 
 Path = tuple[str, ...]
 
-LONG = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+_LONG = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 # `2021-10-27T08:38:02Z` with up to milliseconds. The older forms are shorter or longer, and so take the way through drift.py.
-TIMESTAMP = Annotated[str, Meta(min_length=20, max_length=24)]
+_TIMESTAMP = Annotated[str, Meta(min_length=20, max_length=24)]
 # `INFO` and `WARN` take the way through drift.py.
-SEVERITY = Annotated[str, Meta(pattern="^(?![A-Z]+$)")]
+_SEVERITY = Annotated[str, Meta(pattern="^(?![A-Z]+$)")]
+_SCALARS: dict[str, Any] = {"string": str, "timestamp": _TIMESTAMP, "long": _LONG, "double": float, "boolean": bool}
 
 
-class _AnyObject(type):
+class _Checked(type):
+    """A type that msgspec does not know, so that it asks `decoding_hook`; its instances are those of `held`."""
+
+    held: tuple[type, ...]
+    quantum: Decimal | None
+    context: Context
+    depth: int
+
     def __instancecheck__(cls, value: object) -> bool:
-        return isinstance(value, dict)
-
-
-class OpenObject(metaclass=_AnyObject):
-    """The type of a field that holds any JSON object: a plain dict, which `codec.py` checks for depth and number size."""
-
-
-class _AnyValue(type):
-    def __instancecheck__(cls, value: object) -> bool:
-        return True
-
-
-class OpenValue(metaclass=_AnyValue):
-    """The type of a field that holds any JSON value, checked like OpenObject."""
-
-
-_TYPES: dict[str, Any] = {
-    "string": str,
-    "timestamp": TIMESTAMP,
-    "long": LONG,
-    "double": float,
-    "boolean": bool,
-    "decimal": Decimal,
-    "json": OpenValue,
-    "object": OpenObject,
-}
+        return isinstance(value, cls.held)
 
 
 def record_type(subject: Subject, extra: Iterable[Path] = ()) -> type[msgspec.Struct]:
     """The Struct type of a subject's newest version: fields in schema order, each `T | None | UnsetType`, absent by default.
+
+    Text is str, ids are int, decimals are subclasses of Decimal in name only (values are plain Decimals), open fields are
+    classes of their own (values are plain dicts and JSON values). Decoders of the type need `dec_hook=decoding_hook`.
 
     `extra` are paths of further text fields, appended to the records that they name (`("transaction", "cc", "number_iv")`);
     paths that are there already are left as they are. Raises ValueError if a path leads through what is no record.
@@ -61,38 +51,74 @@ def record_type(subject: Subject, extra: Iterable[Path] = ()) -> type[msgspec.St
     return _struct(subject.name.capitalize(), subject.fields, (), added)
 
 
+def decoding_hook(type_: Any, value: Any) -> Any:
+    """msgspec's hook for decimals and open fields. Raising sends the record to the slow path, which says what is wrong."""
+    quantum = type_.quantum
+    if quantum is None:
+        if open_fault(value, type_.depth) or (
+            type_.held is _OBJECT and (type(value) is not dict or quota_drifts(value))
+        ):
+            raise ValueError
+        return value
+    if type(value) is not Decimal:
+        if type(value) is not int:
+            raise ValueError
+        value = Decimal(value)
+    try:
+        value.quantize(quantum, None, type_.context)
+    except ArithmeticError:
+        raise ValueError from None
+    return value
+
+
+_OBJECT = (dict,)
+
+
+@functools.cache
+def _open_type(held: tuple[type, ...], depth: int) -> type:
+    return _Checked("Open", (), {"held": held, "quantum": None, "depth": depth})
+
+
+@functools.cache
+def _decimal_type(precision: int, scale: int) -> type:
+    exact = Context(prec=precision, traps=[Inexact, InvalidOperation])
+    members = {"held": (Decimal,), "quantum": Decimal(1).scaleb(-scale), "context": exact}
+    return _Checked(f"Decimal{precision}x{scale}", (Decimal,), members)
+
+
 def _struct(name: str, fields: tuple[Field, ...], path: Path, extra: list[Path]) -> type[msgspec.Struct]:
-    typed = [(field.name, _optional(_type(field, extra))) for field in fields]
     known = {field.name for field in fields}
-    typed += [(last, _optional(str)) for *parent, last in extra if tuple(parent) == path and last not in known]
-    members = [(key, type_, UNSET) for key, type_ in typed]
+    typed = [(field.name, _type(field, extra)) for field in fields]
+    typed += [(last, str) for *parent, last in extra if tuple(parent) == path and last not in known]
+    members = [(key, type_ | None | UnsetType, UNSET) for key, type_ in typed]
     return msgspec.defstruct(name, members, module=__name__, gc=False, forbid_unknown_fields=True)
 
 
 def _type(field: Field, extra: list[Path]) -> Any:
-    if field.kind == "record":
-        name = "".join(part.title().replace("_", "") for part in field.path)
-        return _struct(name, field.fields, field.path, extra)
-    if field.kind == "array":
-        return list[functools.reduce(operator.or_, (_TYPES[item] for item in field.items))]  # type: ignore[misc]  # built at run time
-    if field.drift == "severity":
-        return SEVERITY
-    return _TYPES[field.kind]
-
-
-def _optional(type_: Any) -> Any:
-    return Union[type_, None, UnsetType]  # noqa: UP007 - a value, and `|` is not defined for Annotated
+    match field.kind:
+        case "record":
+            name = "".join(part.title().replace("_", "") for part in field.path)
+            return _struct(name, field.fields, field.path, extra)
+        case "array":
+            return GenericAlias(list, (functools.reduce(operator.or_, (_SCALARS[item] for item in field.items)),))
+        case "decimal":
+            return _decimal_type(field.precision, field.scale)
+        case "object":
+            return _open_type(_OBJECT, len(field.path))
+        case "json":
+            return _open_type((object,), len(field.path))
+        case _:
+            return _SEVERITY if field.drift == "severity" else _SCALARS[field.kind]
 
 
 def _check_extra(subject: Subject, path: Path) -> None:
+    text = "." + ".".join(path)
     fields: tuple[Field, ...] = subject.fields
     for depth, name in enumerate(path[:-1], 1):
         found = next((field for field in fields if field.name == name), None)
         if found is None or found.kind != "record":
             at = "." + ".".join(path[:depth])
-            raise ValueError(
-                f"cannot add .{'.'.join(path)} to {subject.latest}: {at} is no record there; use an existing one"
-            )
+            raise ValueError(f"cannot add {text} to {subject.latest}: {at} is no record there; use a record that is")
         fields = found.fields
     if not path or not path[-1].isidentifier():
-        raise ValueError(f"cannot add .{'.'.join(path)} to {subject.latest}: a field name is letters, digits and _")
+        raise ValueError(f"cannot add {text} to {subject.latest}: write a field name of letters, digits and _")

@@ -4,9 +4,11 @@ import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
+
+import fastavro
 
 from schemas.fields import Field, fields_of
 
@@ -45,6 +47,11 @@ class Version:
 
     def __str__(self) -> str:
         return f"{self.subject}/v{self.number}"
+
+    @cached_property
+    def parsed(self) -> Any:
+        """The schema in fastavro's own form."""
+        return fastavro.parse_schema(self.schema, {})
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,10 +93,8 @@ def load(name: str) -> Subject:
     """The subject of this name, read once a process. Raises UnknownSubject."""
     if name not in names():
         close = difflib.get_close_matches(name, names(), 1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise UnknownSubject(
-            f"no schema subject {name!r}{hint} There are: {', '.join(names())}.".replace("' There", "'. There")
-        )
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise UnknownSubject(f"No schema subject is called {name!r}.{hint} Known are: {', '.join(names())}.")
     folder = _HERE / name
     numbers = sorted(int(path.stem[1:]) for path in folder.glob("v*.avsc"))
     versions = tuple(Version(name, number, _read(folder / f"v{number}.avsc")) for number in numbers)

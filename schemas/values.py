@@ -1,0 +1,69 @@
+"""What JSON values of open form may hold: limits of depth and number size, and the forms of a quota."""
+
+import math
+import re
+from decimal import Decimal
+from typing import Any, Literal
+
+MAX_DEPTH = 99
+"""Levels of nesting that are taken; the record itself is the first."""
+
+LONG_MIN, LONG_MAX = -(2**63), 2**63 - 1
+
+CAMEL_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+
+def open_fault(value: Any, depth: int) -> Literal["", "too-deep", "wrong-type"]:
+    """What is wrong with a JSON value that lies inside `depth` others. Numbers beyond 64 bits or a double are a wrong type."""
+    kind = type(value)
+    if kind is dict:
+        value = value.values()
+    elif kind is not list:
+        return "" if _holds(value) else "wrong-type"
+    if depth >= MAX_DEPTH:
+        return "too-deep"
+    for item in value:
+        kind = type(item)
+        if kind is not str and item is not None and kind is not bool:
+            fault = open_fault(item, depth + 1)
+            if fault:
+                return fault
+    return ""
+
+
+def too_deep(value: Any, depth: int = 0) -> bool:
+    """Whether a parsed JSON value that lies inside `depth` others is nested beyond MAX_DEPTH."""
+    if type(value) is dict:
+        value = value.values()
+    elif type(value) is not list:
+        return False
+    return depth >= MAX_DEPTH or any(too_deep(item, depth + 1) for item in value)
+
+
+def fits(number: Decimal, precision: int, scale: int) -> bool:
+    """Whether a decimal of this precision and scale holds the number exactly."""
+    if not number.is_finite():
+        return False
+    _, digits, exponent = number.as_tuple()
+    assert isinstance(exponent, int)
+    if number == 0:
+        return True
+    while digits[-1] == 0:
+        digits, exponent = digits[:-1], exponent + 1
+    return -exponent <= scale and len(digits) + exponent <= precision - scale
+
+
+def quota_drifts(detail: dict[str, Any]) -> bool:
+    """Whether the `detail` of an event holds a quota in a form that is normalised."""
+    quota = detail.get("quota")
+    if type(quota) is not dict:
+        return False
+    return type(quota.get("volume")) is str or any(CAMEL_HUMP.search(key) is not None for key in quota)
+
+
+def _holds(value: Any) -> bool:
+    if type(value) is int:
+        return LONG_MIN <= value <= LONG_MAX
+    if isinstance(value, float | Decimal):
+        return math.isfinite(float(value))
+    return True
