@@ -1,1 +1,2 @@
-"""The outside systems, one file each. A sink is told what to write and says what became of each record (`contract.py`)."""
+"""The outside systems, one file each. A sink is told what to write and says what became of each record
+(`contract.py`)."""
