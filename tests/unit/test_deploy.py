@@ -11,22 +11,34 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client import Counter, Gauge, Histogram
+
+from stream import metrics
 
 ROOT = Path(__file__).parents[2]
 DASHBOARDS = sorted((ROOT / "deploy/grafana/dashboards").glob("*.json"))
 
-# What a worker reports: the name, its labels, and whether it is a histogram.
-METRICS: dict[str, tuple[set[str], bool]] = {
-    "sluice_records_in_total": ({"pipeline"}, False),
-    "sluice_records_out_total": ({"pipeline", "route"}, False),
-    "sluice_dead_letters_total": ({"source", "reason"}, False),
-    "sluice_delivered_records_total": ({"stream"}, False),
-    "sluice_delivery_failures_total": ({"stream", "reason"}, False),
-    "sluice_delivery_seconds": ({"stream"}, True),
-    "sluice_end_to_end_seconds": ({"name"}, True),
-    "sluice_lag_records": ({"topic", "partition"}, False),
-    "sluice_oldest_unsettled_seconds": (set(), False),
-    "sluice_build_info": (set(), False),
+# What is promised to operators; a worker may report more.
+PROMISED = {
+    "sluice_records_in_total": {"pipeline"},
+    "sluice_records_out_total": {"pipeline", "route"},
+    "sluice_dead_letters_total": {"source", "reason"},
+    "sluice_delivered_records_total": {"stream"},
+    "sluice_delivery_failures_total": {"stream", "reason"},
+    "sluice_delivery_seconds": {"stream"},
+    "sluice_end_to_end_seconds": {"name"},
+    "sluice_lag_records": {"topic", "partition"},
+    "sluice_oldest_unsettled_seconds": set[str](),
+    "sluice_build_info": {"version"},
+}
+DECLARED = [value for value in vars(metrics).values() if isinstance(value, Counter | Gauge | Histogram)]
+# The name in a scrape, its labels, and whether it is a histogram.
+METRICS = {
+    metric._name + ("_total" if isinstance(metric, Counter) else ""): (
+        set(metric._labelnames),
+        isinstance(metric, Histogram),
+    )
+    for metric in DECLARED
 }
 ADDED_BY_PROMETHEUS = {"job", "instance"}
 
@@ -75,6 +87,17 @@ def containers() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
 def test_a_dashboard_query_asks_for_what_workers_report(query: str) -> None:
     assert series(query)
     assert_series_exist(query)
+
+
+def test_workers_report_what_is_promised() -> None:
+    assert {name: METRICS[name][0] for name in PROMISED} == PROMISED
+
+
+def test_every_metric_is_explained() -> None:
+    page = (ROOT / "docs/operating.md").read_text()
+    rows = re.findall(r"^\| `(sluice_\w+)` \| (\w+) \|([\w, ]*)\|", page, re.MULTILINE)
+    explained = {name: set(labels.replace(" ", "").split(",")) - {""} for name, _, labels in rows}
+    assert explained == {name: labels for name, (labels, _) in METRICS.items()}
 
 
 def test_the_dashboard_shows_every_metric() -> None:
