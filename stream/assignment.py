@@ -38,6 +38,7 @@ class Partition:
         self._inbox: deque[RecordBatch] = deque()
         self._arrived = asyncio.Event()
         self.closed = False
+        self._ending = asyncio.Event()
         self._since: deque[tuple[Span, float]] = deque()
 
     # The way in
@@ -65,8 +66,18 @@ class Partition:
     def close(self) -> None:
         """No more batches come in; those that wait are dropped, for they are not begun and will be read again."""
         self.closed = True
+        self._ending.set()
         self._inbox.clear()
         self._arrived.set()
+
+    async def pause(self, seconds: float) -> bool:
+        """Wait; False as soon as the partition has ended, when there is nothing to wait for any more."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._ending.wait()
+        except TimeoutError:
+            return True
+        return False
 
     # Offsets
 

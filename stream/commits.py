@@ -21,7 +21,6 @@ FENCED = (
     errors.IllegalGenerationError,
     errors.UnknownMemberIdError,
     errors.RebalanceInProgressError,
-    errors.FencedInstanceIdError,
 )
 UNKNOWN = (
     errors.GroupCoordinatorNotAvailableError,

@@ -5,11 +5,9 @@ So a reader needs one number for each partition and plan: the highest raw offset
 it has been seen. The number travels in the commit metadata, for the next owner (docs/delivery.md).
 """
 
-from collections.abc import Iterator
-
 import orjson
 
-from stream.records import Record, RecordBatch
+from stream.records import Record
 
 ID_HEADER = "sluice-id"
 PLAN_HEADER = "sluice-plan"
@@ -18,12 +16,11 @@ PLANS = 16
 
 
 class Reader:
-    """The records of one routed partition, each once. `repeats` counts what was dropped."""
+    """Which records of one routed partition were taken before."""
 
     def __init__(self, note: str = "") -> None:
         """`note`: the commit metadata where reading starts, "" at a first start."""
         self.seen: dict[str, int] = {}
-        self.repeats = 0
         if note:
             self.seen.update(orjson.loads(note).get("seen", {}))
 
@@ -31,31 +28,27 @@ class Reader:
         """The commit metadata that stands for all that was taken until now."""
         return orjson.dumps({"v": 1, "seen": self.seen}).decode()
 
-    def take(self, batch: RecordBatch) -> Iterator[tuple[Record, str]]:
-        """The records of `batch` that were not taken before, each with its `sluice-id`.
+    def take(self, topic: str, partition: int, record: Record) -> str | None:
+        """The record's `sluice-id`, or None for one that was taken before. Records come in the order of their partition.
 
-        A record that no router wrote has no `sluice-id`: it passes, under its own topic, partition and offset.
+        A record that no router wrote has no `sluice-id`: it is taken, under its own topic, partition and offset.
         """
-        seen = self.seen
-        for record in batch.records:
-            origin = plan = None
-            for name, value in record.headers:
-                if name == ID_HEADER:
-                    origin = value.decode()
-                elif name == PLAN_HEADER:
-                    plan = value.decode()
-            if origin is None or plan is None:
-                yield record, f"{batch.topic}/{batch.partition}/{record.offset}"
-                continue
-            offset = int(origin[origin.rfind("/") + 1 :])
-            highest = seen.get(plan)
-            if highest is None and len(seen) >= PLANS:
-                del seen[min(seen, key=_epoch)]
-            elif highest is not None and offset <= highest:
-                self.repeats += 1
-                continue
-            seen[plan] = offset
-            yield record, origin
+        origin = plan = None
+        for name, value in record.headers:
+            if name == ID_HEADER:
+                origin = value.decode()
+            elif name == PLAN_HEADER:
+                plan = value.decode()
+        if origin is None or plan is None:
+            return f"{topic}/{partition}/{record.offset}"
+        offset = int(origin[origin.rfind("/") + 1 :])
+        highest = self.seen.get(plan)
+        if highest is not None and offset <= highest:
+            return None
+        if highest is None and len(self.seen) >= PLANS:
+            del self.seen[min(self.seen, key=_epoch)]
+        self.seen[plan] = offset
+        return origin
 
 
 def _epoch(plan: str) -> int:

@@ -1,0 +1,120 @@
+"""The router: raw topic in; success, fail, unmatched and dead letters out, in the same partition and order."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Sequence
+
+import orjson
+from aiokafka.producer.message_accumulator import BatchBuilder
+
+from agents.dead_letters import DeadLetterDesk
+from pipeline.pipeline import Pipeline, Processed
+from schemas.refused import Refused
+from stream import metrics
+from stream.assignment import Partition
+from stream.offsets import Span
+from stream.outbox import Outbox
+from stream.reader import ID_HEADER, PLAN_HEADER
+from stream.records import Headers, RecordBatch
+
+log = logging.getLogger(__name__)
+
+OWN_HEADERS = "sluice-"
+
+
+class Router:
+    """What a worker does with the partitions of one pipeline's raw topic.
+
+    A batch is settled when every record it led to is acknowledged: first its dead letters, then its routed records. The next
+    batch is processed while this one waits for its acknowledgement, and sent after it.
+    """
+
+    def __init__(self, name: str, pipeline: Pipeline, outbox: Outbox, dead_letters: DeadLetterDesk) -> None:
+        self._name = name
+        self._pipeline = pipeline
+        self._outbox = outbox
+        self._dead_letters = dead_letters
+        self._plan_hash = pipeline.plan_hash()
+        self._topics = {route: f"{name}.{route}" for route in pipeline.routes}
+
+    async def work(self, partition: Partition) -> None:
+        """Runs from the assignment of a partition to its end. Raises KafkaError for a refused produce: the process ends."""
+        note, plan = await self._adopt_plan(partition)
+        async with asyncio.TaskGroup() as group:
+            sending: asyncio.Task[None] | None = None
+            async for batch in partition:
+                span = partition.begin(batch.end)
+                processed = self._pipeline.process(batch.records)
+                metrics.RECORDS_IN.labels(self._name).inc(len(batch))
+                routed, dead = self._pack(batch, processed, plan)
+                if sending is not None:
+                    await sending
+                sending = group.create_task(self._send(partition, span, batch, routed, dead, note))
+
+    async def _adopt_plan(self, partition: Partition) -> tuple[str, bytes]:
+        """The commit metadata and the `sluice-plan` of this partition.
+
+        The epoch is drawn where no offset of ours was committed, and is committed before anything is produced under it: of
+        two routers that start at once, one is fenced and never writes.
+        """
+        epoch = orjson.loads(partition.note).get("epoch") if partition.note else None
+        if epoch is None:
+            epoch = int(time.time())
+            await partition.adopt(orjson.dumps({"v": 1, "epoch": epoch}).decode())
+        return partition.note, f"{epoch}.{self._plan_hash}".encode()
+
+    def _pack(
+        self, batch: RecordBatch, processed: Processed, plan: bytes
+    ) -> tuple[dict[str, list[BatchBuilder]], list[tuple[int, Refused]]]:
+        """The produce batches of each route, and the dead letters with those added that fit no topic."""
+        origin = b"%s/%d/%%d" % (batch.topic.encode(), batch.partition)
+        largest = self._outbox.max_record_bytes // 2
+        dead = list(processed.dead)
+        routed: dict[str, list[BatchBuilder]] = {}
+        for route, (positions, values) in processed.routes.items():
+            builder = self._outbox.batch()
+            builders = [builder]
+            for position, value in zip(positions, values, strict=True):
+                record = batch.records[position]
+                headers: Headers = [(ID_HEADER, origin % record.offset), (PLAN_HEADER, plan)]
+                if record.headers:
+                    headers = [*(one for one in record.headers if not one[0].startswith(OWN_HEADERS)), *headers]
+                if len(value) > largest and not self._outbox.fits(record.key, value, headers):
+                    dead.append((position, Refused("too-large", "")))
+                    continue
+                taken = builder.append(timestamp=record.timestamp, key=record.key, value=value, headers=headers)
+                if taken is None:
+                    builder = self._outbox.batch()
+                    builders.append(builder)
+                    builder.append(timestamp=record.timestamp, key=record.key, value=value, headers=headers)
+            routed[route] = builders
+        return routed, dead
+
+    async def _send(
+        self,
+        partition: Partition,
+        span: Span,
+        batch: RecordBatch,
+        routed: dict[str, list[BatchBuilder]],
+        dead: Sequence[tuple[int, Refused]],
+        note: str,
+    ) -> None:
+        letters = ((batch.records[position], refused) for position, refused in dead)
+        await self._dead_letters.send(batch.topic, batch.partition, letters, stage="pipeline")
+        async with asyncio.TaskGroup() as group:
+            for route, builders in routed.items():
+                group.create_task(self._outbox.send(self._topics[route], partition.number, builders))
+        partition.settle(span, note, batch.bytes)
+        self._count(batch, routed)
+
+    def _count(self, batch: RecordBatch, routed: dict[str, list[BatchBuilder]]) -> None:
+        for route, builders in routed.items():
+            count = sum(builder.record_count() for builder in builders)
+            metrics.RECORDS_OUT.labels(self._name, route).inc(count)
+        metrics.END_TO_END_SECONDS.labels(self._name).observe(max(0.0, time.time() - batch.records[0].timestamp / 1000))
+
+
+def routed_topics(name: str, routes: Iterable[str]) -> list[str]:
+    """The topics that a pipeline writes its records to."""
+    return [f"{name}.{route}" for route in routes]

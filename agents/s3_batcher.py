@@ -1,0 +1,106 @@
+"""The S3 batcher: each record of a routed partition in exactly one object, by a chain of intents in the bucket."""
+
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import orjson
+from aiokafka import TopicPartition
+
+from agents.collector import Collector, Cut, Limits
+from sinks.aws import Unavailable
+from sinks.contract import Delivery, Finding, Verdict
+from sinks.s3 import S3Config, S3Sink
+from sinks.s3_chain import Intent
+from stream.assignment import Partition
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 2.0
+Answer = TypeVar("Answer")
+
+
+class _Ended(Exception):
+    """The partition ended while the bucket was asked."""
+
+
+def limits(config: S3Config) -> Limits:
+    rotate = config.rotate
+    return Limits(rotate.records, int(rotate.megabytes * 1_000_000), rotate.seconds)
+
+
+class ChainedS3:
+    """The S3 sink with the chain in front of it: decides each cut in the bucket before anything of it is written.
+
+    The order of the steps is the proof (docs/delivery.md): look for the link at the start, else cut and claim it; write the
+    object that the link names; only then is the cut settled, and its end committed. Whoever redoes a link after a crash
+    finds the same start, end, layout and readers' numbers, and so writes the same records.
+    """
+
+    def __init__(self, sink: S3Sink, config: S3Config, where: object, schema: str) -> None:
+        """`where`: the stream's conditions as plain data. `schema`: `event/v4`, the version that records are read with."""
+        self._sink = sink
+        self._config = config
+        self._chain = sink.chain()
+        self._where = hashlib.sha256(orjson.dumps(where)).hexdigest()[:16]
+        self._schema = schema
+        self._links: dict[tuple[str, int], Intent] = {}
+
+    async def start_offset(self, tp: TopicPartition) -> int | None:
+        """Where a partition goes on that has no committed offset: its last link, which may be unfinished. None: no link.
+
+        Raises Unavailable when the bucket does not answer: a start elsewhere would not be on the chain.
+        """
+        last = await self._chain.last(tp.topic, tp.partition)
+        return None if last is None else last.start
+
+    async def next(self, partition: Partition, collector: Collector, start: int) -> Cut | None:
+        """The cut of the link at `start`, decided now if it was not yet. Raises Conflict for a link that cannot be right."""
+        topic, number = partition.topic, partition.number
+        try:
+            link = await self._patiently(partition, lambda: self._chain.find(topic, number, start))
+            if link is not None:
+                collector.read_from(link.seen)
+                cut = await collector.cut(start, link.end)
+            elif (cut := await collector.cut(start)) is not None:
+                intent = self._intent(partition, cut)
+                link = await self._patiently(partition, lambda: self._chain.claim(intent))
+                if link.end != cut.end:  # another worker decided first
+                    collector.put_back(cut, link.seen)
+                    cut = await collector.cut(start, link.end)
+        except _Ended:
+            return None
+        if cut is not None and link is not None:
+            self._links[topic, number] = link
+        return cut
+
+    @staticmethod
+    async def _patiently(partition: Partition, ask: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Ask the bucket until it answers: nothing is written before a link is decided."""
+        while True:
+            try:
+                return await ask()
+            except Unavailable as error:
+                log.warning("The chain of %s/%d: the bucket does not answer (%s); trying again.", partition.topic,
+                            partition.number, error.reason)  # fmt: skip
+                if not await partition.pause(RETRY_SECONDS):
+                    raise _Ended from None
+
+    def _intent(self, partition: Partition, cut: Cut) -> Intent:
+        config = self._config
+        return Intent(
+            topic=partition.topic, partition=partition.number, start=cut.start, end=cut.end, seen=cut.seen,
+            format=config.format, compression=config.compression, prefix=config.prefix, where=self._where,
+            schema=self._schema,
+        )  # fmt: skip
+
+    async def write(self, delivery: Delivery) -> Sequence[Verdict]:
+        """As `S3Sink.write`, in the layout of the link."""
+        return await self._sink.write_as(delivery, self._links[delivery.topic, delivery.partition].layout)
+
+    async def check(self) -> Sequence[Finding]:
+        return await self._sink.check()
+
+    async def close(self) -> None:
+        await self._sink.close()

@@ -1,0 +1,199 @@
+"""The command line: what each command takes, and how it ends. The work is done elsewhere."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+from aiokafka.errors import KafkaError
+
+from sluice import __version__, logs
+from sluice.config import Config, ConfigError, load
+from sluice.exits import Exit, UserError
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="sluice")
+def sluice() -> None:
+    """Take events and usage records from Kafka, enrich, drop, route, encrypt, and deliver them to S3, Kinesis and HTTP."""
+
+
+def read_config(file: Path) -> Config:
+    try:
+        return load(file)
+    except ConfigError as error:
+        raise UserError(str(error), Exit.CONFIG) from None
+
+
+@sluice.command()
+@click.option("--seconds", default=30, show_default=True, type=click.IntRange(1), help="How long the devices send.")
+@click.option("--rate", default=2000, show_default=True, type=click.IntRange(1), help="Records a second, all devices together.")
+@click.option("--devices", default=50, show_default=True, type=click.IntRange(1), help="How many devices.")
+@click.option("--seed", default=1, show_default=True, help="Same seed, same records.")
+@click.option("--chaos", is_flag=True, help="Kill a worker with -9 every few seconds.")
+@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Keep config, logs and objects in this directory.")
+@click.option("--json", "as_json", is_flag=True, help="Print the ledger as one JSON object.")
+def demo(seconds: int, rate: int, devices: int, seed: int, chaos: bool, keep: Path | None, as_json: bool) -> None:
+    """Show everything on this machine: a real Kafka, stand-ins for S3, Kinesis and HTTP, devices, workers, a ledger.
+
+    Exit 1 if a record is missing somewhere, or a card field is anywhere in clear.
+    """
+    from sluice.demo.show import Settings, run  # moto is an extra
+
+    ok = run(Settings(seconds, rate, devices, seed, chaos, keep, as_json))
+    sys.exit(Exit.DONE if ok else Exit.FAILED)
+
+
+@sluice.command()
+@click.argument("file", type=FILE)
+@click.option("--offline", is_flag=True, help="Look at the config alone, not at Kafka and the destinations.")
+def check(file: Path, offline: bool) -> None:
+    """Show all problems of a config at once: in itself, and with what it names.
+
+    Exit 78 for a wrong config, 69 for something out of reach.
+    """
+    from sluice.checks import run
+
+    sys.exit(run(read_config(file), offline))
+
+
+@sluice.command()
+@click.argument("file", type=FILE)
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--verbose", is_flag=True, help="Log what the libraries say too; never a record.")
+def worker(file: Path, names: tuple[str, ...], verbose: bool) -> None:
+    """Run one worker process of these pipelines and streams. SIGTERM drains and exits 0."""
+    from sluice.worker import run
+
+    logs.configure("+".join(names), verbose)
+    run(read_config(file), names)
+
+
+@sluice.command()
+@click.argument("file", type=FILE)
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Processes of each pipeline and stream.")
+def up(file: Path, workers: int) -> None:
+    """Run every pipeline and stream of a config on this host, and start again what ends."""
+    from sluice.supervisor import run
+
+    logs.configure("up", verbose=False)
+    sys.exit(run(file, read_config(file), workers))
+
+
+@sluice.command()
+@click.argument("file", type=FILE)
+@click.option("--compare", is_flag=True, help="Only look; exit 1 if a topic is missing or differs.")
+def topics(file: Path, compare: bool) -> None:
+    """Make the topics that a config needs, or compare those that are there."""
+    from sluice.topics import run
+
+    sys.exit(run(read_config(file), compare))
+
+
+@sluice.command("try")
+@click.argument("file", type=FILE)
+@click.argument("pipeline")
+@click.argument("source", metavar="[INPUT]", type=click.File("rb"), default="-")
+@click.option("--csv", "as_csv", is_flag=True, help="Print what S3 would hold, header first.")
+@click.option("--reference", "references", multiple=True, metavar="NAME=FILE", help="JSON lines with an id, in place of a topic.")
+def try_(file: Path, pipeline: str, source: Any, as_csv: bool, references: tuple[str, ...]) -> None:
+    """Run a pipeline over JSON lines, without Kafka: one JSON line for each input, in order."""
+    from sluice.trial import run
+
+    run(read_config(file), pipeline, source, sys.stdout.buffer, as_csv, references)
+
+
+@sluice.command()
+@click.option("--count", type=click.IntRange(0), help="How many records; without end if not given.")
+@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Records a second; as fast as possible if not given.")
+@click.option("--seed", default=1, show_default=True, help="Same seed, same records.")
+@click.option("--devices", default=3, show_default=True, type=click.IntRange(1))
+@click.option("--kind", type=click.Choice(["events", "usage"]), default="events", show_default=True)
+@click.option("--topic", help="Send to this topic instead of stdout.")
+@click.option("--brokers", help="host:port,... of the cluster that has the topic.")
+def generate(**options: Any) -> None:
+    """Simulate devices: events, transactions and usage, to stdout or to a topic."""
+    from sluice.generate import run
+
+    if bool(options["topic"]) != bool(options["brokers"]):
+        raise click.UsageError("--topic and --brokers go together; give both or none")
+    run(**options)
+
+
+@sluice.group()
+def schemas() -> None:
+    """The contract: schemas that only grow."""
+
+
+@schemas.command("check")
+@click.argument("old", type=FILE)
+@click.argument("new", type=FILE)
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def schemas_check(old: Path, new: Path, as_json: bool) -> None:
+    """Whether a schema only adds to another one. Exit 2 if it breaks something, or if that cannot be told."""
+    from sluice.schema_check import run
+
+    sys.exit(run(old, new, as_json))
+
+
+@sluice.group()
+def keys() -> None:
+    """Encryption keys."""
+
+
+@keys.command("new")
+@click.argument("file", type=FILE)
+@click.argument("name", required=False)
+@click.option("--all", "every", is_flag=True, help="A key for every name that the config uses and the keys file lacks.")
+def keys_new(file: Path, name: str | None, every: bool) -> None:
+    """Add a new random key to the config's keys file, made if it is not there (0400)."""
+    from sluice.keys import new
+
+    if bool(name) == every:
+        raise click.UsageError("give one key NAME, or --all")
+    new(read_config(file), name)
+
+
+@sluice.command()
+@click.option("--records", default=300_000, show_default=True, type=click.IntRange(1000), help="Records in each run.")
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="Runs of each; medians are shown.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object.")
+def bench(records: int, rounds: int, as_json: bool) -> None:
+    """Measure CPU and throughput on this machine against stock Faust and the bare client, in one run."""
+    from sluice.bench.report import show
+
+    show(records, rounds, as_json)
+
+
+def main() -> None:
+    """The `sluice` command: every way to end, with its exit code."""
+    sys.exit(_ends(lambda: sluice.main(prog_name="sluice", standalone_mode=False), sys.stderr))
+
+
+def _ends(call: Callable[[], Any], errors: TextIO) -> int:
+    from sluice.local_kafka import BrokerFailed, Missing
+
+    try:
+        result = call()
+    except click.exceptions.Abort:
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return Exit.USAGE
+    except UserError as error:
+        errors.write(f"sluice: {error}\n")
+        return error.code
+    except (Missing, BrokerFailed, KafkaError) as error:
+        errors.write(f"sluice: {error or type(error).__name__}\n")
+        return Exit.UNAVAILABLE
+    except BrokenPipeError:
+        sys.stderr.close()
+        return Exit.FAILED
+    return result if isinstance(result, int) else Exit.DONE
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""From a config to running objects: which class serves which section stands here, as code that can be read."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from agents import http_forwarder, kinesis_forwarder, s3_batcher
+from agents.collector import Limits, Where
+from agents.dead_letters import DeadLetterDesk
+from agents.delivery import Cuts, Forwarder
+from agents.router import Router
+from agents.s3_batcher import ChainedS3
+from pipeline.conditions import compile_conditions
+from pipeline.dead_letters import Sealer
+from pipeline.enrichment import Tables
+from pipeline.keys import Keys, load_keys
+from pipeline.pipeline import Pipeline
+from schemas.codec import Codec
+from schemas.refused import Refused
+from schemas.subjects import Subject, load
+from sinks.contract import Sink
+from sinks.http import HttpSink
+from sinks.kinesis import KinesisSink
+from sinks.s3 import S3Sink
+from sluice.config import Config, StreamConfig
+from stream.app import Workload
+from stream.outbox import Outbox
+from stream.reference import Apply
+from stream.topics import TopicSpec, spec
+from stream.transport import StartOffset
+
+
+@dataclass
+class Wired:
+    """What a worker process runs."""
+
+    workloads: list[Workload] = field(default_factory=list)
+    sinks: dict[str, Sink] = field(default_factory=dict)
+    references: dict[str, Apply] = field(default_factory=dict)
+    """Reference topic → what takes its records."""
+
+
+def wire(config: Config, names: Sequence[str], outbox: Outbox) -> Wired:
+    """The workloads of these pipelines and streams. Raises pipeline.keys.KeysError for keys that cannot be used."""
+    keys = load_keys(config.keys) if config.keys else Keys.none()
+    tables = Tables()
+    wired = Wired()
+    for name in names:
+        if name in config.pipelines:
+            pipeline = make_pipeline(config, name, keys, tables)
+            router = Router(name, pipeline, outbox, DeadLetterDesk(name, outbox, Sealer(keys)))
+            wired.workloads.append(Workload(name, [config.pipelines[name].source], router.work))
+            for rule in config.pipelines[name].enrich:
+                wired.references[config.reference[rule.source].topic] = applier(tables, rule.source)
+        else:
+            workload, sink = _stream(config, name, outbox, keys)
+            wired.workloads.append(workload)
+            wired.sinks[name] = sink
+    return wired
+
+
+def make_pipeline(config: Config, name: str, keys: Keys, tables: Tables) -> Pipeline:
+    return Pipeline(name, config.pipelines[name], keys, tables)
+
+
+def applier(tables: Tables, table: str) -> Apply:
+    def apply(key: bytes | None, value: bytes | None) -> None:
+        if key is not None:
+            tables.apply(table, key, value)
+
+    return apply
+
+
+def _stream(config: Config, name: str, outbox: Outbox, keys: Keys) -> tuple[Workload, Sink]:
+    stream = config.streams[name]
+    subject = subject_of(config, stream)
+    where = compile_where(stream, subject)
+    sink, limits, cuts, start = _destination(name, stream, subject)
+    forwarder = Forwarder(name, sink, limits, DeadLetterDesk(name, outbox, Sealer(keys)), where, cuts)
+    extra = {} if start is None else {"start_offset": start}
+    return Workload(name, list(stream.topics), forwarder.work, **extra), sink
+
+
+def _destination(
+    name: str, stream: StreamConfig, subject: Subject
+) -> tuple[Sink, Limits, Cuts | None, StartOffset | None]:
+    if stream.s3 is not None:
+        sink = S3Sink(stream.s3, name, subject)
+        limits = s3_batcher.limits(stream.s3)
+        if not stream.s3.exactly_once:
+            return sink, limits, None, None
+        where = [one.model_dump(mode="json") for one in stream.where]
+        chained = ChainedS3(sink, stream.s3, where, f"{subject.name}/v{subject.latest.number}")
+        return chained, limits, chained, chained.start_offset
+    if stream.kinesis is not None:
+        return KinesisSink(stream.kinesis, name), kinesis_forwarder.LIMITS, None, None
+    assert stream.http is not None, "StreamConfig has exactly one destination"
+    return HttpSink(stream.http, name), http_forwarder.limits(stream.http), None, None
+
+
+def subject_of(config: Config, stream: StreamConfig) -> Subject:
+    """The schema subject of a stream's records: that of the pipeline that writes them."""
+    return load(config.pipelines[config.routed_topics()[stream.topics[0]]].subject)
+
+
+def compile_where(stream: StreamConfig, subject: Subject) -> Where | None:
+    """The stream's conditions as a function of a record's value; None without any. What cannot be read does not match."""
+    if not stream.where:
+        return None
+    codec = Codec(subject)
+    wants: Callable[[msgspec.Struct], bool] = compile_conditions(stream.where, codec.type)
+
+    def where(value: bytes) -> bool:
+        try:
+            return wants(codec.decode(value))
+        except Refused:
+            return False
+
+    return where
+
+
+def topic_specs(config: Config, names: Sequence[str] | None = None) -> list[TopicSpec]:
+    """Every topic of the config, or those that these pipelines and streams need, raw topics first."""
+    kafka = config.kafka
+    wanted: dict[str, TopicSpec] = {}
+    for name, pipeline in config.pipelines.items():
+        if names is None or name in names:
+            wanted[pipeline.source] = spec(kafka, pipeline.source)
+            for topic in (*(f"{name}.{route}" for route in pipeline.route_names()), f"{name}.dlq"):
+                wanted[topic] = spec(kafka, topic, follows=pipeline.source)
+            for rule in pipeline.enrich:
+                reference = config.reference[rule.source].topic
+                wanted[reference] = spec(kafka, reference, compacted=True)
+    routed = config.routed_topics()
+    for name, stream in config.streams.items():
+        if names is None or name in names:
+            source = config.pipelines[routed[stream.topics[0]]].source
+            for topic in (*stream.topics, f"{name}.dlq"):
+                wanted.setdefault(topic, spec(kafka, topic, follows=source))
+    if names is None:
+        for one in config.reference.values():
+            wanted.setdefault(one.topic, spec(kafka, one.topic, compacted=True))
+    return list(wanted.values())

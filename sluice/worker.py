@@ -1,0 +1,154 @@
+"""One worker process: what `sluice worker` runs, from its config to its exit code."""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+from aiokafka.errors import KafkaConnectionError, KafkaError
+
+from pipeline.keys import KeysError
+from sinks.contract import Sink
+from sluice import __version__
+from sluice.config import Config
+from sluice.exits import Exit, UserError
+from sluice.wiring import Wired, topic_specs, wire
+from stream import metrics
+from stream.app import Worker
+from stream.outbox import Outbox
+from stream.reference import ReferenceReader
+from stream.status import StatusServer
+from stream.topics import Topics
+
+log = logging.getLogger(__name__)
+
+START_SECONDS = 60.0
+RETRY_SECONDS = 1.0
+
+
+def run(config: Config, names: Sequence[str]) -> None:
+    """Work until SIGTERM or SIGINT. Raises UserError for what the user can put right, anything else for a fault of ours."""
+    unknown = [name for name in names if name not in config.pipelines and name not in config.streams]
+    if unknown:
+        known = ", ".join([*config.pipelines, *config.streams])
+        raise UserError(f"no pipeline or stream is named {', '.join(unknown)}; known: {known}", Exit.USAGE)
+    # A batch makes thousands of objects that all die together: collecting in the midst of it costs a third of the time.
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 1000)
+    asyncio.run(_run(config, names))
+
+
+async def _run(config: Config, names: Sequence[str]) -> None:
+    metrics.BUILD_INFO.labels(__version__).set(1)
+    outbox = Outbox(config.kafka, "sluice." + "+".join(names))
+    try:
+        wired = wire(config, names, outbox)
+    except KeysError as error:
+        raise UserError(str(error), Exit.CONFIG) from None
+    worker = Worker(wired.workloads, config.kafka)
+    reference = ReferenceReader(config.kafka, wired.references) if wired.references else None
+    caught_up = reference.caught_up.is_set if reference else lambda: True
+    stopping = _stop_on_signals(worker)
+    status = StatusServer(config.metrics.listen, lambda: worker.ready() and caught_up(), worker.live, worker.refresh_gauges)
+    await status.start()
+    try:
+        async with _dependencies(config, names, outbox, wired, stopping):
+            if not stopping.is_set():
+                await _work(worker, reference, stopping)
+    finally:
+        await status.stop()
+
+
+def _stop_on_signals(worker: Worker) -> asyncio.Event:
+    stopping = asyncio.Event()
+
+    def stop() -> None:
+        stopping.set()
+        worker.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    return stopping
+
+
+async def _work(worker: Worker, reference: ReferenceReader | None, stopping: asyncio.Event) -> None:
+    if reference is None:
+        await worker.run()
+        return
+    reading = asyncio.ensure_future(reference.run())
+    try:
+        waits = [asyncio.ensure_future(reference.caught_up.wait()), asyncio.ensure_future(stopping.wait()), reading]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits[:2]:
+            wait.cancel()
+        if not stopping.is_set():
+            await worker.run([lambda: reading])
+    finally:
+        reading.cancel()
+        with contextlib.suppress(asyncio.CancelledError, KafkaError):
+            await reading
+
+
+@contextlib.asynccontextmanager
+async def _dependencies(
+    config: Config, names: Sequence[str], outbox: Outbox, wired: Wired, stopping: asyncio.Event
+) -> AsyncIterator[None]:
+    """What must be there before work starts: brokers, topics, destinations. Tried for 60 s, then it is the user's turn."""
+    try:
+        await _patiently(lambda: _look_at_topics(config, names), stopping)
+        await _patiently(outbox.start, stopping)
+        for name, sink in wired.sinks.items():
+            await _patiently(lambda name=name, sink=sink: _look_at(name, sink), stopping)  # type: ignore[misc]
+        yield
+    finally:
+        if hasattr(outbox, "_producer"):
+            await outbox.stop()
+        for sink in wired.sinks.values():
+            await sink.close()
+
+
+class _Unavailable(Exception):
+    """Not there yet: worth another look."""
+
+
+async def _patiently(look: Callable[[], Awaitable[None]], stopping: asyncio.Event) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    said = False
+    while not stopping.is_set():
+        try:
+            await look()
+            return
+        except (KafkaError, OSError, _Unavailable) as error:
+            reason = str(error) or type(error).__name__
+        if time.monotonic() > deadline:
+            raise UserError(f"gave up after {START_SECONDS:.0f} s: {reason}", Exit.UNAVAILABLE)
+        if not said:
+            log.warning("Waiting up to %.0f s: %s", START_SECONDS, reason)
+            said = True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), RETRY_SECONDS)
+
+
+async def _look_at_topics(config: Config, names: Sequence[str]) -> None:
+    try:
+        async with Topics(config.kafka) as topics:
+            states = await topics.compare(topic_specs(config, names))
+    except KafkaConnectionError:
+        raise _Unavailable(
+            f"no Kafka broker answers at {config.kafka.bootstrap}; start it, or correct kafka.brokers and kafka.security"
+        ) from None
+    wrong = [f"{one.name} {one.state}: {one.detail}" for one in states if one.state != "ok"]
+    if wrong:
+        raise UserError("the topics are not as the config needs them:\n  " + "\n  ".join(wrong), Exit.CONFIG)
+
+
+async def _look_at(name: str, sink: Sink) -> None:
+    for finding in await sink.check():
+        text = f"{name}: {finding.text}; {finding.remedy}"
+        if finding.level == "unavailable":
+            raise _Unavailable(text)
+        if finding.level == "error":
+            raise UserError(text, Exit.CONFIG)
