@@ -27,7 +27,7 @@ THREADS = 8
 class AwsConfig(BaseModel):
     """The keys that every sink on AWS takes. Without `access_key_id` the standard credential chain decides."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     region: str | None = Field(
         default=None, description="AWS region; else the environment's. With `endpoint_url`: us-east-1."

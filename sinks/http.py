@@ -6,6 +6,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import io
 import re
 import ssl
 import time
@@ -24,8 +25,8 @@ from sinks.http_guard import Blocked, GuardedResolver, literal, may_reach, resol
 
 CONNECT_SECONDS = 5
 ANSWER_BYTES = 64 * 1024
-CALLS_TO_ISOLATE = 100
-"""Of one write, once a bulk was refused: finds one bad record among 10,000 in 28, and several over some writes."""
+WRITE_SECONDS = 30
+"""After so long a write begins no further request, once a record has its verdict: the rest comes again."""
 
 BEHIND = "behind"
 _OURS = {
@@ -42,7 +43,7 @@ _OURS = {
 class HttpConfig(BaseModel):
     """Where requests go, what is in them and who may be reached."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     url: str = Field(description="The endpoint, https://HOST[:PORT]/PATH.", repr=False)
     method: Literal["POST", "PUT", "PATCH"] = Field(default="POST", description="The request's method.")
@@ -71,7 +72,9 @@ class HttpConfig(BaseModel):
     def _headers_can_be_sent(cls, headers: Mapping[str, SecretStr]) -> Mapping[str, SecretStr]:
         for name, value in headers.items():
             if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
-                raise ValueError(f"{name!r} is no name of a header")
+                # Not the whole name: a value may have slipped into it.
+                begins = re.split(r"[^\w-]", name, maxsplit=1)[0][:32]
+                raise ValueError(f"no header can have the name that begins with {begins!r}; write NAME: VALUE")
             if name.lower() in _OURS:
                 raise ValueError(f"{name} is set by Sluice; leave it out")
             if not re.fullmatch(r"[\t\x20-\x7e]*", value.get_secret_value()):
@@ -151,15 +154,13 @@ class HttpSink:
         size = 1 if self._config.mode == "rest" else self._config.size
         waiting = [records[at : at + size] for at in range(0, len(records), size)]
         waiting.reverse()
-        calls_left: int | None = None
+        enough = time.monotonic() + WRITE_SECONDS
         while waiting:
-            some = waiting.pop()
-            if calls_left == 0:
+            if verdicts and time.monotonic() > enough:
                 verdicts += [Verdict("again", BEHIND)] * (len(records) - len(verdicts))
                 break
+            some = waiting.pop()
             answer = await self._send(some)
-            if calls_left is not None:
-                calls_left -= 1
             if answer.outcome == "again":
                 verdicts += [answer] * len(some)
                 verdicts += [Verdict("again", BEHIND, answer.after)] * (len(records) - len(verdicts))
@@ -167,7 +168,6 @@ class HttpSink:
             if answer.outcome == "refused" and len(some) > 1:
                 middle = len(some) // 2
                 waiting += [some[middle:], some[:middle]]
-                calls_left = CALLS_TO_ISOLATE if calls_left is None else calls_left
             else:
                 verdicts += [answer] * len(some)
         return verdicts
@@ -179,7 +179,7 @@ class HttpSink:
             async with self._open().request(
                 self._config.method,
                 self._config.url,
-                data=body,
+                data=io.BytesIO(body),  # bytes of more than 1 MB would be sent at one go, which blocks the loop
                 headers=_webhook_headers(records, body, self._key),
                 allow_redirects=False,
             ) as response:

@@ -24,7 +24,7 @@ CHECK_SECONDS = 4
 class Rotate(BaseModel):
     """When an object is closed: whichever comes first."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     seconds: float = Field(default=300, gt=0, le=86400, description="Age of the oldest record that waits, in seconds.")
     megabytes: float = Field(default=64, gt=0, le=1024, description="Size before compression, in 1,000,000 bytes.")
