@@ -17,6 +17,7 @@ import botocore.exceptions as failures
 import botocore.session
 from botocore.config import Config
 from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
+from botocore.parsers import ResponseParserError
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 CONNECT_SECONDS = 5
@@ -142,7 +143,7 @@ def _named(error: failures.BotoCoreError) -> str:
             return "timeout"
         case failures.NoRegionError():
             return "region"
-        case failures.HTTPClientError():  # refused, reset, TLS, no such host
+        case failures.ConnectionError() | failures.HTTPClientError():  # refused, reset, TLS, no such host
             return "unreachable"
         case failures.NoCredentialsError() | failures.PartialCredentialsError() | failures.CredentialRetrievalError():
             return "credentials"
@@ -181,6 +182,8 @@ class Calls(Generic[Client]):
             raise Unavailable("timeout") from None
         except failures.ParamValidationError:
             raise  # what we asked for is wrong, whatever the service says
+        except ResponseParserError:  # some proxy's page, not the service; its text quotes what came
+            raise Unavailable("malformed-answer") from None
         except failures.BotoCoreError as error:
             raise Unavailable(_named(error)) from None
 

@@ -152,13 +152,13 @@ class KinesisSink:
         name = self._config.stream
         try:
             answer = await self._calls.call(
-                lambda client: client.describe_stream_summary(StreamName=name)["StreamDescriptionSummary"], 9
+                lambda client: client.describe_stream_summary(StreamName=name).get("StreamDescriptionSummary", {}), 9
             )
         except ClientError as error:
             return [self._finding(code(error))]
         except Unavailable as error:
             return [self._finding(error.reason)]
-        state = answer["StreamStatus"]
+        state = answer.get("StreamStatus", "in an unknown state")
         if state not in ("ACTIVE", "UPDATING"):
             return [Finding("unavailable", f"stream {name}: is {state}", "wait until it is ACTIVE")]
         findings = [Finding("ok", f"stream {name}: {state}, {answer.get('OpenShardCount', '?')} shards")]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from botocore.exceptions import ClientError
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from schemas.projection import csv_header
 from schemas.subjects import Subject
 from sinks.aws import AwsConfig, Unavailable, code
 from sinks.contract import DELIVERED, Conflict, Delivery, Finding, Verdict
@@ -94,6 +95,8 @@ class S3Sink:
     """
 
     def __init__(self, config: S3Config, stream_name: str, subject: Subject) -> None:
+        if config.format == "csv":
+            csv_header(subject)
         self._config = config
         self._stream = stream_name
         self._subject = subject
@@ -218,7 +221,8 @@ class S3Sink:
 
     async def _public_access(self) -> Finding | None:
         def look(client: "S3Client") -> Finding:
-            blocked = client.get_public_access_block(Bucket=self._config.bucket)["PublicAccessBlockConfiguration"]
+            answer = client.get_public_access_block(Bucket=self._config.bucket)
+            blocked = answer.get("PublicAccessBlockConfiguration", {})
             missing = [name for name in _PUBLIC_ACCESS if not blocked.get(name)]
             if missing:
                 return self._may_be_public(f"does not block public access ({', '.join(missing)})")
@@ -232,19 +236,20 @@ class S3Sink:
     async def _encryption(self) -> Finding | None:
         name = self._config.bucket
 
-        def look(client: "S3Client") -> Finding:
-            rules = client.get_bucket_encryption(Bucket=name)["ServerSideEncryptionConfiguration"]["Rules"]
-            kinds = {rule.get("ApplyServerSideEncryptionByDefault", {}).get("SSEAlgorithm", "?") for rule in rules}
-            return Finding("ok", f"bucket {name}: encrypted at rest ({', '.join(sorted(map(str, kinds)))})")
+        def unknown(reason: str) -> Finding:
+            remedy = "give the bucket a default encryption"
+            return Finding("warning", f"bucket {name}: encryption at rest is not known ({reason})", remedy)
 
-        return await self._look(
-            look,
-            lambda reason: Finding(
-                "warning",
-                f"bucket {name}: encryption at rest is not known ({reason})",
-                "give the bucket a default encryption",
-            ),
-        )
+        def look(client: "S3Client") -> Finding:
+            rules = (
+                client.get_bucket_encryption(Bucket=name).get("ServerSideEncryptionConfiguration", {}).get("Rules", [])
+            )
+            kinds = {str(rule.get("ApplyServerSideEncryptionByDefault", {}).get("SSEAlgorithm")) for rule in rules}
+            if not kinds:
+                return unknown("no rules")
+            return Finding("ok", f"bucket {name}: encrypted at rest ({', '.join(sorted(kinds))})")
+
+        return await self._look(look, unknown)
 
     async def _look(self, look: Callable[["S3Client"], Finding], unknown: Callable[[str], Finding]) -> Finding | None:
         """What `look` finds; a right that writing does not need, or a setting that is not there, is only unknown."""

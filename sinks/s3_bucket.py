@@ -67,7 +67,7 @@ class Bucket:
         """The metadata of the object under `key`, or None if nothing is there."""
         try:
             return await self.calls.call(
-                lambda client: client.head_object(Bucket=self.name, Key=key)["Metadata"], LOOK_SECONDS
+                lambda client: client.head_object(Bucket=self.name, Key=key).get("Metadata", {}), LOOK_SECONDS
             )
         except ClientError as error:
             if status(error) == 404:

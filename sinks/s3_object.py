@@ -3,13 +3,13 @@ clock."""
 
 import hashlib
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from typing import Literal
 
 from schemas.projection import CsvRow, csv_header
-
 from schemas.subjects import Subject
 from sinks.contract import Delivery, Outgoing
 
@@ -79,15 +79,19 @@ def body(delivery: Delivery, layout: Layout, subject: Subject) -> bytes:
 
 
 def _json(records: Iterable[Outgoing]) -> Iterator[bytes]:
-    return _lines(records, lambda value: value)
+    remaining = iter(records)
+    while some := [record.value for record in islice(remaining, _AT_ONCE)]:
+        yield b"\n".join(some) + b"\n"
 
 
 def _csv(records: Iterable[Outgoing], subject: Subject) -> Iterator[bytes]:
     yield csv_header(subject)
-    yield from _lines(records, CsvRow(subject))
-
-
-def _lines(records: Iterable[Outgoing], line: Callable[[bytes], bytes]) -> Iterator[bytes]:
+    row = _row(subject)
     remaining = iter(records)
-    while some := [line(record.value) for record in islice(remaining, _AT_ONCE)]:
-        yield b"\n".join(some) + b"\n"
+    while some := [row(record.value) for record in islice(remaining, _AT_ONCE)]:
+        yield b"".join(some)
+
+
+@cache
+def _row(subject: Subject) -> CsvRow:
+    return CsvRow(subject)
