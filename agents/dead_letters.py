@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from pipeline.dead_letters import Sealer, letter_headers
+
 from schemas.refused import Refused
 from stream import metrics
 from stream.outbox import Outbox

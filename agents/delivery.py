@@ -125,4 +125,3 @@ class Forwarder:
         log.error("%s: %s/%d is halted. %s", self._name, partition.topic, partition.number, conflict)
         while await partition.pause(LONGEST_PAUSE_SECONDS):
             metrics.DELIVERY_FAILURES.labels(self._name, "conflict").inc()
-

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 
 import orjson
 from aiokafka.producer.message_accumulator import BatchBuilder
+from pipeline.pipeline import Pipeline, Processed
 
 from agents.dead_letters import DeadLetterDesk
-from pipeline.pipeline import Pipeline, Processed
 from schemas.refused import Refused
 from stream import metrics
 from stream.assignment import Partition

@@ -52,7 +52,9 @@ async def _run(config: Config, names: Sequence[str]) -> None:
     reference = ReferenceReader(config.kafka, wired.references) if wired.references else None
     caught_up = reference.caught_up.is_set if reference else lambda: True
     stopping = _stop_on_signals(worker)
-    status = StatusServer(config.metrics.listen, lambda: worker.ready() and caught_up(), worker.live, worker.refresh_gauges)
+    status = StatusServer(
+        config.metrics.listen, lambda: worker.ready() and caught_up(), worker.live, worker.refresh_gauges
+    )
     await status.start()
     try:
         async with _dependencies(config, names, outbox, wired, stopping):

@@ -140,6 +140,9 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
         self._pin = self._commits.pin()
         self.app.consumer_generation_id = self._pin.generation
         await self.on_partitions_assigned(assigned, self._pin.generation)
+        if not assigned:  # Faust seeks nothing then
+            self.joined = True
+            log.info("Assigned in generation %s: %s.", self._pin.generation, describe([]))
 
     async def _drain(self) -> None:
         assignment, self.current = self.current, None
