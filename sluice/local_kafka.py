@@ -11,7 +11,6 @@ It listens on 127.0.0.1 alone, in clear, and does not flush its disk: never a pl
 import asyncio
 import base64
 import contextlib
-import ctypes.util
 import hashlib
 import logging
 import os
@@ -33,6 +32,7 @@ from typing import Self
 from aiokafka.admin import AIOKafkaAdminClient
 
 from sluice.kafka_installation import fetched_jars, find_java, locked
+from sluice.tether import tethered
 
 # The serial collector and the first compiler alone: ready a second earlier, with 200 MB instead of 320.
 _JVM = ("-Xms64m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true")
@@ -43,15 +43,6 @@ Configuration:
   Appenders: {Console: {name: out, PatternLayout: {pattern: "%d{ISO8601} %p %c{1} %m%n"}}}
   Loggers: {Root: {level: warn, AppenderRef: [{ref: out}]}}
 """
-_DIE_WITH_OWNER = """\
-import ctypes, os, signal, sys
-libc = ctypes.CDLL(sys.argv[2] or None)
-if hasattr(libc, "prctl"):
-    libc.prctl(1, signal.SIGKILL, 0, 0, 0)
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[3], sys.argv[3:])
-"""
-
 # The kernel ends a broker when the *thread* that started it ends: so one that lives as long as the process starts them.
 _owner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="local-kafka")
 
@@ -205,15 +196,12 @@ class LocalKafka:
         found = self._installation = self._installation or installation()
         java = [found.java, *self._jvm, *([f"-XX:SharedArchiveFile={found.archive}"] if found.archive else [])]
         java += [f"-Dlog4j2.configurationFile={self.root / 'log4j2.yaml'}", "-cp", f"{found.jars}/*", main, *arguments]
-        libc = ctypes.util.find_library("c") or ""
-        guard = [sys.executable, "-I", "-S", "-c", _DIE_WITH_OWNER, str(os.getpid()), libc]
 
         def launch() -> subprocess.Popen[bytes]:
             with (self._home(index) / "log").open("ab") as log:
                 # A session of its own, so that Ctrl-C reaches the owner alone, who then decides the order of things.
-                command = [*guard, *java]
                 return subprocess.Popen(  # noqa: S603  a Java found on this machine
-                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                    tethered(java), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
                 )
 
         return _owner.submit(launch).result()
