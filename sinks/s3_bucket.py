@@ -2,7 +2,7 @@
 deleted."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import ClientError
 
@@ -14,6 +14,17 @@ if TYPE_CHECKING:
 PUT_SECONDS = 120
 """The most that one upload may take: 64 MB at 0.5 MB/s."""
 LOOK_SECONDS = 40
+
+
+Answer = TypeVar("Answer", bound=Mapping[str, Any])
+
+
+def _whole(answer: Answer) -> Answer:
+    """An answer about one object, which always has its ETag. Without, it was cut off, or comes from something else
+    than S3 that says 200 to everything; boto3 takes both for success."""
+    if not answer.get("ETag"):
+        raise Unavailable("malformed-answer")
+    return answer
 
 
 class Bucket:
@@ -34,13 +45,15 @@ class Bucket:
         is then harmless in the same way."""
 
         def put(client: "S3Client") -> None:
-            client.put_object(
-                Bucket=self.name,
-                Key=key,
-                Body=body,
-                Metadata=metadata,
-                ContentType=content_type,
-                IfNoneMatch="*",
+            _whole(
+                client.put_object(
+                    Bucket=self.name,
+                    Key=key,
+                    Body=body,
+                    Metadata=metadata,
+                    ContentType=content_type,
+                    IfNoneMatch="*",
+                )
             )
 
         try:
@@ -56,7 +69,7 @@ class Bucket:
         forbidden."""
         try:
             return await self.calls.call(
-                lambda client: client.get_object(Bucket=self.name, Key=key)["Body"].read(), LOOK_SECONDS
+                lambda client: _whole(client.get_object(Bucket=self.name, Key=key))["Body"].read(), LOOK_SECONDS
             )
         except ClientError as error:
             if code(error) == "NoSuchKey":
@@ -67,7 +80,7 @@ class Bucket:
         """The metadata of the object under `key`, or None if nothing is there."""
         try:
             return await self.calls.call(
-                lambda client: client.head_object(Bucket=self.name, Key=key).get("Metadata", {}), LOOK_SECONDS
+                lambda client: _whole(client.head_object(Bucket=self.name, Key=key)).get("Metadata", {}), LOOK_SECONDS
             )
         except ClientError as error:
             if status(error) == 404:
@@ -85,6 +98,8 @@ class Bucket:
             for page in client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.name, Prefix=prefix, StartAfter=after
             ):
+                if "IsTruncated" not in page:
+                    raise Unavailable("malformed-answer")
                 if contents := page.get("Contents"):
                     found = contents[-1]["Key"]
             return found

@@ -350,15 +350,15 @@ async def test_a_cut_is_redone_as_it_was_decided_after_the_config_changed(store:
 @pytest.mark.parametrize("seed", range(4))
 async def test_exactly_once_whatever_dies_or_comes_back(store: Store, seed: int) -> None:
     """Three workers run the protocol on one partition without knowing of each other, die and lose answers at any step."""
-    chance, total = random.Random(seed), 60
+    chance, total = random.Random(seed), 120
     committed = 0
     losses = 0
 
     def fault(method: str, path: str) -> tuple[int, str] | str | None:
         nonlocal losses
         drawn = chance.random()
-        losses += drawn < 0.2
-        return "lost" if drawn < 0.1 else (503, "SlowDown") if drawn < 0.2 else None
+        losses += drawn < 0.4
+        return "lost" if drawn < 0.2 else (503, "SlowDown") if drawn < 0.4 else None
 
     async def worker(number: int) -> None:
         nonlocal committed
@@ -438,6 +438,27 @@ async def test_check_names_what_is_wrong(store: Store, fault: tuple[int, str], l
     assert findings[0].remedy
 
 
+async def test_something_that_says_200_to_everything_is_not_taken_for_s3(store: Store) -> None:
+    async def welcome(request: web.Request) -> web.Response:
+        await request.read()
+        return web.Response(text="<html><body>Welcome</body></html>", content_type="text/html")
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", welcome)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    sink = store.sink(endpoint_url=f"http://127.0.0.1:{runner.addresses[0][1]}")
+    assert outcomes(await sink.write(delivery(0, 3))) == {("again", "malformed-answer")}
+    chain = sink.chain()
+    for asked in (chain.find("events.success", 4, 0), chain.claim(intent(0, 3)), chain.last("events.success", 4)):
+        with pytest.raises(Unavailable, match="malformed-answer"):
+            await asked
+    assert [finding.level for finding in await sink.check()] == ["unavailable"]
+    await sink.close()
+    await runner.cleanup()
+
+
 @pytest.mark.parametrize(("exactly_once", "level"), [(True, "unavailable"), (False, "ok")])
 async def test_check_needs_no_right_that_writing_does_not(store: Store, exactly_once: bool, level: str) -> None:
     store.fault = lambda method, path: None if method == "PUT" else (403, "AccessDenied")
@@ -451,7 +472,7 @@ async def test_check_needs_no_right_that_writing_does_not(store: Store, exactly_
 async def test_a_store_that_ignores_conditions_is_refused(store: Store) -> None:
     async def take_all(request: web.Request) -> web.Response:
         await request.read()
-        return web.Response(text="<ListBucketResult></ListBucketResult>", content_type="text/xml")
+        return web.Response(text="<x/>", content_type="text/xml", headers={"etag": '"0"'})
 
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", take_all)
