@@ -35,7 +35,8 @@ Change = Literal[
 ]
 
 _MAX_FIELDS = 10_000
-_NAMED = ("record", "error", "enum", "fixed")
+_MUST_HAVE = {"record": "fields", "error": "fields", "enum": "symbols", "fixed": "size"}
+_NAMED = tuple(_MUST_HAVE)
 _ADVICE: dict[Change, tuple[str, str]] = {
     "removed": ("readers lose a value that they were promised", "keep the field; write null from now on"),
     "renamed": (
@@ -339,7 +340,9 @@ def _resolve(schema: Any, space: str, named: dict[str, Any], inside: tuple[str, 
         return schema
     full = _full_name(schema["name"], schema.get("namespace", space))
     space = full.rpartition(".")[0]
-    type_ = {**schema, "name": full}
+    if kind in ("record", "error") and len({field["name"] for field in schema["fields"]}) < len(schema["fields"]):
+        raise SchemaParseException(f"record {full} has two fields of one name")
+    type_ = {**schema, "name": full, _MUST_HAVE[kind]: schema[_MUST_HAVE[kind]]}
     if "fields" in schema:
         within = (*inside, full)
         fields = [{**field, "type": _resolve(field["type"], space, named, within, which)} for field in schema["fields"]]

@@ -28,8 +28,8 @@ _OUTCOMES = {"success": True, "fail": False}
 class Normaliser:
     """Builds a record of a Struct type from a parsed JSON object, accepting every known drift.
 
-    `drift` counts, for records that are taken, by kind: flag, outcome, severity, source-name, timestamp, number-text, detail-text, camel-case, and
-    unknown-field for keys that no schema names, which are left out.
+    `drift` counts, for records that are taken, by kind: flag, outcome, severity, source-name, timestamp, number-text,
+    detail-text, camel-case, and unknown-field for keys that no schema names, which are left out.
     """
 
     def __init__(self, record: type[msgspec.Struct], fields: tuple[Field, ...], drift: Counter[str]) -> None:

@@ -1,0 +1,104 @@
+"""What producers are known to write differently comes out in the form of the contract, counted by kind."""
+
+import json
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.codec import Codec
+from schemas.refused import Refused
+from schemas.subjects import load
+
+
+@pytest.mark.parametrize(
+    ("came", "goes", "counted"),
+    [
+        ('{"alert":1}', '{"alert":true}', {"flag": 1}),
+        ('{"alert":0}', '{"alert":false}', {"flag": 1}),
+        ('{"transaction":{"result":"success"}}', '{"transaction":{"result":true}}', {"outcome": 1}),
+        ('{"transaction":{"result":"fail"}}', '{"transaction":{"result":false}}', {"outcome": 1}),
+        ('{"event_severity":{"description":"WARN"}}', '{"event_severity":{"description":"Warn"}}', {"severity": 1}),
+        ('{"event_severity":{"description":"INFO"}}', '{"event_severity":{"description":"Info"}}', {"severity": 1}),
+        (
+            '{"event_severity":{"description":"CRITICAL"}}',
+            '{"event_severity":{"description":"Critical"}}',
+            {"severity": 1},
+        ),
+        ('{"event_severity":{"description":"ODD"}}', '{"event_severity":{"description":"ODD"}}', {}),
+        ('{"event_source":{"id":1,"name":"API"}}', '{"event_source":{"id":1,"description":"API"}}', {"source-name": 1}),
+        (
+            '{"event_source":{"name":"x","description":"y"}}',
+            '{"event_source":{"description":"y"}}',
+            {"unknown-field": 1},
+        ),
+        ('{"timestamp":"2021-10-27T08:38:02.000Z"}', '{"timestamp":"2021-10-27T08:38:02.000Z"}', {}),
+        ('{"timestamp":"2021-10-27T15:17:23Z"}', '{"timestamp":"2021-10-27T15:17:23Z"}', {}),
+        ('{"timestamp":"2021-10-06 10:42:58"}', '{"timestamp":"2021-10-06T10:42:58Z"}', {"timestamp": 1}),
+        ('{"timestamp":"2017-10-26T07:28:00.000+0000"}', '{"timestamp":"2017-10-26T07:28:00.000Z"}', {"timestamp": 1}),
+        ('{"timestamp":"2021-10-27T15:17:23.123456789Z"}', '{"timestamp":"2021-10-27T15:17:23.123456789Z"}', {}),
+        ('{"timestamp":"2017-10-26T07:28:00.000+0200"}', '{"timestamp":"2017-10-26T07:28:00.000+0200"}', {}),
+        ('{"timestamp":"yesterday"}', '{"timestamp":"yesterday"}', {}),
+        ('{"detail":"{\\"a\\":[1.50]}"}', '{"detail":{"a":[1.50]}}', {"detail-text": 1}),
+        (
+            '{"detail":"{\\"expiry_date\\": 2022-03-31T00:00:00Z}"}',
+            '{"detail":{"expiry_date":"2022-03-31T00:00:00Z"}}',
+            {"detail-text": 1},
+        ),
+        ('{"detail":"no JSON"}', '{"detail":{"text":"no JSON"}}', {"detail-text": 1}),
+        ('{"detail":"[1]"}', '{"detail":{"text":"[1]"}}', {"detail-text": 1}),
+        (
+            '{"detail":{"quota":{"expiryDate":"x","autoRefill":true,"volume":"1.000000"}}}',
+            '{"detail":{"quota":{"expiry_date":"x","auto_refill":true,"volume":1.000000}}}',
+            {"camel-case": 2, "number-text": 1},
+        ),
+        ('{"detail":{"quota":{"volume":1.000000}}}', '{"detail":{"quota":{"volume":1.000000}}}', {}),
+        ('{"detail":{"sim_batch":{"camelCase":1}}}', '{"detail":{"sim_batch":{"camelCase":1}}}', {}),
+        ('{"device":{"location":["48.2","16.3"]}}', '{"device":{"location":["48.2","16.3"]}}', {}),
+        ('{"datetime":"2023-03-30T16:24:37.393392"}', '{"datetime":"2023-03-30T16:24:37.393392"}', {}),
+        ('{"keen":{"id":1},"sim":{"id":1,"colour":"red"}}', '{"sim":{"id":1}}', {"unknown-field": 2}),
+        ('{"transaction":{"cc":{"cc_number2":"4"}}}', '{"transaction":{"cc":{}}}', {"unknown-field": 1}),
+    ],
+)
+def test_known_drift_of_events(came: str, goes: str, counted: dict[str, int]) -> None:
+    codec = Codec(load("event"))
+    assert codec.encode(codec.decode(came.encode())).decode() == goes
+    assert codec.drift == counted
+
+
+@pytest.mark.parametrize("field", ["total", "rx", "tx"])
+def test_a_volume_as_text_becomes_the_number_with_its_digits(field: str) -> None:
+    codec = Codec(load("usage"))
+    assert (
+        codec.encode(codec.decode(b'{"volume":{"%s":"1.000000"}}' % field.encode()))
+        == b'{"volume":{"%s":1.000000}}' % field.encode()
+    )
+    assert codec.drift == {"number-text": 1}
+
+
+def test_a_drift_that_is_not_known_for_a_field_is_refused_there() -> None:
+    codec = Codec(load("event"))
+    for text, path in (
+        ('{"alert":"success"}', ".alert"),
+        ('{"transaction":{"result":1}}', ".transaction.result"),
+        ('{"transaction":{"quantity":"7"}}', ".transaction.quantity"),
+    ):
+        with pytest.raises(Refused) as caught:
+            codec.decode(text.encode())
+        assert (caught.value.reason, caught.value.path) == ("wrong-type", path)
+
+
+@given(st.lists(st.sampled_from(["alert", "outcome", "clean", "unknown"]), max_size=20))
+def test_counts_add_up_over_records(kinds: list[str]) -> None:
+    texts = {
+        "alert": {"alert": 1},
+        "outcome": {"transaction": {"result": "fail"}},
+        "clean": {"alert": True},
+        "unknown": {"strange": 1},
+    }
+    codec = Codec(load("event"))
+    for kind in kinds:
+        codec.decode(json.dumps(texts[kind]).encode())
+    names = {"alert": "flag", "outcome": "outcome", "unknown": "unknown-field"}
+    assert codec.drift == Counter(names[kind] for kind in kinds if kind in names)
