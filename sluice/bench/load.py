@@ -1,0 +1,34 @@
+"""Puts the benchmark's input and output topics on a cluster."""
+
+import itertools
+from collections.abc import Iterable, Mapping
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import for_code
+
+from sluice.devices import MIX, Fleet, Kind
+from sluice.generate import to_topic
+
+PARTITIONS = 4
+MIXES: Mapping[str, Mapping[Kind, float]] = {"devices": MIX, "transactions": {"transaction": 1.0}}
+_ALONE = {"min.insync.replicas": "1"}
+_EXISTS = 36
+
+
+async def make_topics(brokers: str, names: Iterable[str]) -> None:
+    """Make these topics, of PARTITIONS partitions and one replica; those that are there stay as they are. Raises KafkaError."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=brokers)
+    await admin.start()
+    try:
+        answer = await admin.create_topics([NewTopic(name, PARTITIONS, 1, topic_configs=_ALONE) for name in names])
+        for topic, code, *_ in answer.topic_errors:
+            if code not in (0, _EXISTS):
+                raise for_code(code)(topic)
+    finally:
+        await admin.close()
+
+
+async def load(brokers: str, topic: str, count: int, mix: str = "devices") -> None:
+    """Make the topic and fill it with `count` records of 200 devices, the same in each run, none odd. Raises KafkaError."""
+    await make_topics(brokers, [topic])
+    await to_topic(itertools.islice(Fleet(seed=1, devices=200, mix=MIXES[mix]).events(), count), topic, brokers)

@@ -1,0 +1,54 @@
+"""What a candidate's process costs from its first record in to its last record acknowledged; and what all candidates share."""
+
+import argparse
+import gc
+import resource
+import sys
+import time
+
+import orjson
+
+
+class Meter:
+    """CPU time of all threads of this process, wall time and peak memory (RSS) for `count` records."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._wall: float | None = None
+        self._cpu = 0.0
+
+    def first_record(self) -> None:
+        """Call when records come in; only the first call counts."""
+        if self._wall is None:
+            self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def report(self) -> None:
+        """Call once, when the last record is acknowledged: writes one JSON line to stdout."""
+        assert self._wall is not None
+        cpu, wall = time.process_time() - self._cpu, time.perf_counter() - self._wall
+        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        figures = {
+            "cpu_us_per_record": round(cpu / self.count * 1e6, 2),
+            "records_per_second": round(self.count / wall),
+            "peak_mb": round(kilobytes / 1024, 1),
+        }
+        out = sys.__stdout__  # Faust's worker puts its log in place of sys.stdout
+        assert out is not None
+        out.write(orjson.dumps(figures).decode() + "\n")
+        out.flush()
+
+
+def arguments(description: str | None) -> argparse.Namespace:
+    """`--brokers`, `--topic` and `--count` of a candidate that is run as a program."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--brokers", required=True, help="host:port, comma-separated")
+    parser.add_argument("--topic", required=True, help="where the input is; outputs are TOPIC.NAME.ROUTE")
+    parser.add_argument("--count", required=True, type=int, help="how many records to work on")
+    return parser.parse_args()
+
+
+def tune_gc() -> None:
+    """The garbage collector as the router has it, for every candidate: most of what a batch makes dies with it."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 1000)
