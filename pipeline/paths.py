@@ -1,0 +1,212 @@
+"""Paths into a record (`.transaction.cc.cc_number`): parsed, resolved against its Struct type, compiled into Python source.
+
+Stages compile their work on a path into straight-line Python, once, when a pipeline is built. Nothing of a config's text
+gets into that source but field names that were found in the type (identifiers) and, inside open fields, keys as quoted
+literals; all constants are bound by name.
+"""
+
+import difflib
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+from msgspec import UNSET
+
+Kind = Literal["string", "integer", "double", "decimal", "boolean", "array", "record", "open"]
+"""What a field may hold, besides null. `open` is any JSON value."""
+
+_PATH = re.compile(r"(\.[A-Za-z_][A-Za-z0-9_-]*)+", re.ASCII)
+_KINDS: tuple[tuple[type, Kind], ...] = (
+    (msgspec.Struct, "record"),
+    (bool, "boolean"),
+    (str, "string"),
+    (int, "integer"),
+    (float, "double"),
+    (Decimal, "decimal"),
+    (list, "array"),
+)
+
+
+class InvalidPath(ValueError):
+    """A path that leads nowhere. The text says what to write instead."""
+
+
+class Problem(NamedTuple):
+    """Something wrong with a config: where (`("routes", "fail", 0, "field")`), and what to do about it."""
+
+    where: tuple[str | int, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where a path leads in a Struct type.
+
+    `names` lead through records; `inside` are keys below an open field. `records` are the Struct types on the way, the
+    record's own first, one for each name.
+    """
+
+    names: tuple[str, ...]
+    records: tuple[type[msgspec.Struct], ...]
+    kind: Kind
+    type: Any
+    """The Struct type of a record; otherwise the field's annotation without None and UNSET."""
+    inside: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> str:
+        return text((*self.names, *self.inside))
+
+    @property
+    def name(self) -> str:
+        """The field's own name in its parent."""
+        return self.names[-1]
+
+    @property
+    def parent(self) -> "Location | None":
+        """The record that the field is in; None if that is the whole record."""
+        return Location(self.names[:-1], self.records[:-1], "record", self.records[-1]) if len(self.names) > 1 else None
+
+
+def parse(path: str) -> tuple[str, ...]:
+    """The names of a path `.a.b`. Raises InvalidPath."""
+    if not _PATH.fullmatch(path):
+        raise InvalidPath(
+            f"{path!r} is no path; write the names of fields with a dot before each, like .transaction.result"
+        )
+    return tuple(path[1:].split("."))
+
+
+def text(names: Iterable[str]) -> str:
+    """The path of these names."""
+    return "".join(f".{name}" for name in names)
+
+
+def resolve(path: str, record: type[msgspec.Struct]) -> Location:
+    """Where a path leads. Raises InvalidPath, with the nearest field there is."""
+    names = parse(path)
+    records: list[type[msgspec.Struct]] = []
+    here = record
+    for depth, name in enumerate(names):
+        fields = _fields(here)
+        if name not in fields:
+            raise InvalidPath(_unknown(names, depth, record, fields))
+        records.append(here)
+        kind, type_ = fields[name]
+        if depth == len(names) - 1:
+            return Location(names, tuple(records), kind, type_)
+        if kind == "open":
+            return Location(names[: depth + 1], tuple(records), "open", object, names[depth + 1 :])
+        if kind != "record":
+            raise InvalidPath(
+                f"{path} goes below {text(names[: depth + 1])}, which holds {described(kind)}; end it there"
+            )
+        here = type_
+    raise AssertionError("a path has at least one name")
+
+
+def described(kind: Kind) -> str:
+    """What a kind is called in messages."""
+    return {
+        "string": "text",
+        "array": "a list",
+        "record": "an object",
+        "boolean": "true or false",
+        "open": "any value",
+    }.get(kind, "a number")
+
+
+def _fields(record: type[msgspec.Struct]) -> dict[str, tuple[Kind, Any]]:
+    return {member.name: _kind(member.type) for member in msgspec.structs.fields(record)}
+
+
+def _kind(annotation: Any) -> tuple[Kind, Any]:
+    """The kind of an annotation `T | None | UnsetType`, and T."""
+    members = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
+    held = [member for member in members if member not in (type(None), msgspec.UnsetType)]
+    if len(held) != 1:
+        return "open", object
+    (type_,) = held
+    plain = typing.get_args(type_)[0] if typing.get_origin(type_) is typing.Annotated else type_
+    plain = typing.get_origin(plain) or plain
+    for known, kind in _KINDS:
+        if isinstance(plain, type) and issubclass(plain, known):
+            return kind, type_
+    return "open", type_
+
+
+def _is_union(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
+
+
+def _unknown(names: Sequence[str], depth: int, record: type[msgspec.Struct], fields: Mapping[str, Any]) -> str:
+    wrong = names[depth]
+    starts = sorted((name for name in fields if wrong.startswith(name)), key=len, reverse=True)
+    near = [(*names[:depth], name) for name in starts or difflib.get_close_matches(wrong, fields, 1)]
+    elsewhere = [known for known in _all_paths(record, ()) if known[-1] == names[-1]]
+    hint = f"did you mean {text((near or elsewhere)[0])}?" if near or elsewhere else f"known are {', '.join(fields)}"
+    return f"{text(names)} names no field of the schema; {hint}"
+
+
+def _all_paths(record: type[msgspec.Struct], above: tuple[str, ...]) -> Iterable[tuple[str, ...]]:
+    for name, (kind, type_) in _fields(record).items():
+        yield (*above, name)
+        if kind == "record":
+            yield from _all_paths(type_, (*above, name))
+
+
+class Loads:
+    """Source that loads the values of several locations into local variables, each record on the way only once.
+
+    `lines` are statements on the record `r`; afterwards the variable `variables[path]` holds the value, or UNSET where the
+    record lacks it. Records are never falsy, UNSET and None always.
+    """
+
+    def __init__(self, locations: Iterable[Location]) -> None:
+        self.variables: dict[str, str] = {}
+        self.lines: list[str] = []
+        self._count = 0
+        tree: dict[Any, Any] = {}
+        for location in locations:
+            here = tree
+            for name in location.names:
+                here = here.setdefault(name, {})
+            for key in location.inside:
+                here = here.setdefault((key,), {})
+            here.setdefault(None, []).append(location)
+        self._emit(tree, "r", "")
+
+    def _emit(self, tree: dict[Any, Any], parent: str, indent: str) -> list[str]:
+        """Write the loads below a parent; return the variables that they set."""
+        set_here: list[str] = []
+        for name, below in tree.items():
+            if name is None:
+                continue
+            self._count += 1
+            variable = f"v{self._count}"
+            inside = isinstance(name, tuple)
+            source = f"{parent}.get({name[0]!r}, UNSET)" if inside else f"{parent}.{name}"
+            self.lines.append(f"{indent}{variable} = {source}")
+            for location in below.get(None, ()):
+                self.variables[location.path] = variable
+            set_here.append(variable)
+            opens = any(isinstance(key, tuple) for key in below)
+            if len(below) > (None in below):
+                self.lines.append(f"{indent}if {f'type({variable}) is dict' if opens else variable}:")
+                set_below = self._emit(below, variable, indent + "    ")
+                self.lines += [f"{indent}else:", f"{indent}    {' = '.join(set_below)} = UNSET"]
+                set_here += set_below
+        return set_here
+
+
+def compiled(name: str, lines: Sequence[str], constants: Mapping[str, Any]) -> Any:
+    """The function `name` that these source lines define, over these constants and UNSET."""
+    source = "\n".join(lines)
+    namespace: dict[str, Any] = {"UNSET": UNSET, **constants}
+    exec(compile(source, f"<sluice: {name}>", "exec"), namespace)  # noqa: S102  # see the head of this file
+    return namespace[name]
