@@ -17,8 +17,8 @@ from schemas.values import open_fault, quota_drifts
 Path = tuple[str, ...]
 
 _LONG = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-# `2021-10-27T08:38:02Z` with up to milliseconds. The older forms are shorter or longer, and so take the way through drift.py.
-_TIMESTAMP = Annotated[str, Meta(min_length=20, max_length=24)]
+# `2021-10-27T08:38:02.000Z`. Every other form takes the way through drift.py.
+_TIMESTAMP = Annotated[str, Meta(pattern="^.{10}T.{8,}Z$")]
 # `INFO` and `WARN` take the way through drift.py.
 _SEVERITY = Annotated[str, Meta(pattern="^(?![A-Z]+$)")]
 _SCALARS: dict[str, Any] = {"string": str, "timestamp": _TIMESTAMP, "long": _LONG, "double": float, "boolean": bool}
@@ -91,7 +91,18 @@ def _struct(name: str, fields: tuple[Field, ...], path: Path, extra: list[Path])
     typed = [(field.name, _type(field, extra)) for field in fields]
     typed += [(last, str) for *parent, last in extra if tuple(parent) == path and last not in known]
     members = [(key, type_ | None | UnsetType, UNSET) for key, type_ in typed]
-    return msgspec.defstruct(name, members, module=__name__, gc=False, forbid_unknown_fields=True)
+    return msgspec.defstruct(name, members, module=__name__, namespace=_SILENT, gc=False, forbid_unknown_fields=True)
+
+
+def _present(record: msgspec.Struct) -> list[str]:
+    return [name for name in record.__struct_fields__ if getattr(record, name) is not UNSET]
+
+
+# Records hold card numbers, and a repr ends up in logs and tracebacks: it names the fields that are there, never a value.
+_SILENT: dict[str, Any] = {
+    "__repr__": lambda record: f"<{type(record).__name__} with {', '.join(_present(record)) or 'nothing'}>",
+    "__rich_repr__": lambda record: iter(_present(record)),
+}
 
 
 def _type(field: Field, extra: list[Path]) -> Any:

@@ -204,6 +204,13 @@ def test_no_value_of_a_record_shows_in_a_refusal() -> None:
             assert CARD not in repr(caught.value)
 
 
+def test_a_record_shows_which_fields_it_has_but_no_value() -> None:
+    record = EVENT.decode(b'{"id":1,"transaction":{"cc":{"cc_number":"%s"}}}' % CARD.encode())
+    assert repr(record) == "<Event with id, transaction>"
+    assert repr(record.transaction.cc) == "<TransactionCc with cc_number>"
+    assert CARD not in f"{record} {list(record.__rich_repr__())}"
+
+
 def test_drift_of_a_refused_record_is_not_counted() -> None:
     codec = Codec(load("event"))
     refusal(codec, b'{"alert":1,"strange":1,"id":"x"}')
