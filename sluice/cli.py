@@ -1,47 +1,65 @@
-"""The command line: what each command takes, and how it ends. The work is done elsewhere."""
+"""The command line: what each command takes, and how it ends. The work is done elsewhere, and imported when it is asked for."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
-from aiokafka.errors import KafkaError
 
-from sluice import __version__, logs
-from sluice.config import Config, ConfigError, load
-from sluice.exits import Exit, UserError
+from sluice import __version__
+from sluice.exits import Exit, UserError, ending
 
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+if TYPE_CHECKING:
+    from sluice.config import Config
+
+FILE = click.Path(path_type=Path)
+"""Not looked at by click: its message would not say what to do."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="sluice")
 def sluice() -> None:
-    """Take events and usage records from Kafka, enrich, drop, route, encrypt, and deliver them to S3, Kinesis and HTTP."""
+    """Take events and usage records from Kafka, enrich, drop, route, encrypt, and deliver them to S3, Kinesis and HTTP.
+
+    \b
+    sluice demo                                                    see it work
+    sluice try examples/workshop.yaml events examples/events.jsonl
+    sluice check examples/workshop.yaml                            what is wrong, and what to do
+    """
 
 
-def read_config(file: Path) -> Config:
+def read_config(file: Path) -> "Config":
+    from sluice.config import ConfigError, load
+
     try:
         return load(file)
     except ConfigError as error:
         raise UserError(str(error), Exit.CONFIG) from None
+    except OSError as error:
+        what = f"{file} cannot be read: {error.strerror or error}"
+        raise UserError(f"{what}; give the path of a config, such as examples/workshop.yaml", Exit.USAGE) from None
 
 
 @sluice.command()
 @click.option("--seconds", default=30, show_default=True, type=click.IntRange(1), help="How long the devices send.")
-@click.option("--rate", default=2000, show_default=True, type=click.IntRange(1), help="Records a second, all devices together.")
+@click.option(
+    "--rate", default=2000, show_default=True, type=click.IntRange(1), help="Records a second, all devices together."
+)
 @click.option("--devices", default=50, show_default=True, type=click.IntRange(1), help="How many devices.")
 @click.option("--seed", default=1, show_default=True, help="Same seed, same records.")
 @click.option("--chaos", is_flag=True, help="Kill a worker with -9 every few seconds.")
-@click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Keep config, logs and objects in this directory.")
+@click.option(
+    "--keep", type=click.Path(file_okay=False, path_type=Path), help="Keep config, logs and objects in this directory."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the ledger as one JSON object.")
 def demo(seconds: int, rate: int, devices: int, seed: int, chaos: bool, keep: Path | None, as_json: bool) -> None:
     """Show everything on this machine: a real Kafka, stand-ins for S3, Kinesis and HTTP, devices, workers, a ledger.
 
     Exit 1 if a record is missing somewhere, or a card field is anywhere in clear.
     """
-    from sluice.demo.show import Settings, run  # moto is an extra
+    from sluice.demo.show import Settings, run
 
     ok = run(Settings(seconds, rate, devices, seed, chaos, keep, as_json))
     sys.exit(Exit.DONE if ok else Exit.FAILED)
@@ -55,9 +73,10 @@ def check(file: Path, offline: bool) -> None:
 
     Exit 78 for a wrong config, 69 for something out of reach.
     """
+    config = read_config(file)
     from sluice.checks import run
 
-    sys.exit(run(read_config(file), offline))
+    sys.exit(run(config, offline))
 
 
 @sluice.command()
@@ -66,31 +85,41 @@ def check(file: Path, offline: bool) -> None:
 @click.option("--verbose", is_flag=True, help="Log what the libraries say too; never a record.")
 def worker(file: Path, names: tuple[str, ...], verbose: bool) -> None:
     """Run one worker process of these pipelines and streams. SIGTERM drains and exits 0."""
+    config = read_config(file)
+    from sluice import logs
     from sluice.worker import run
 
     logs.configure("+".join(names), verbose)
-    run(read_config(file), names)
+    run(config, names)
 
 
 @sluice.command()
 @click.argument("file", type=FILE)
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Processes of each pipeline and stream.")
+@click.option(
+    "--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Processes of each pipeline and stream."
+)
 def up(file: Path, workers: int) -> None:
-    """Run every pipeline and stream of a config on this host, and start again what ends."""
+    """Run every pipeline and stream of a config on this host, and start again what ends.
+
+    Exit 0 after SIGTERM or Ctrl-C; otherwise the exit code of the worker that it gave up on.
+    """
+    config = read_config(file)
+    from sluice import logs
     from sluice.supervisor import run
 
     logs.configure("up", verbose=False)
-    sys.exit(run(file, read_config(file), workers))
+    sys.exit(run(file, config, workers))
 
 
 @sluice.command()
 @click.argument("file", type=FILE)
 @click.option("--compare", is_flag=True, help="Only look; exit 1 if a topic is missing or differs.")
 def topics(file: Path, compare: bool) -> None:
-    """Make the topics that a config needs, or compare those that are there."""
+    """Make the topics that a config needs, or compare those that are there. Needs no keys."""
+    config = read_config(file)
     from sluice.topics import run
 
-    sys.exit(run(read_config(file), compare))
+    sys.exit(run(config, compare))
 
 
 @sluice.command("try")
@@ -98,29 +127,55 @@ def topics(file: Path, compare: bool) -> None:
 @click.argument("pipeline")
 @click.argument("source", metavar="[INPUT]", type=click.File("rb"), default="-")
 @click.option("--csv", "as_csv", is_flag=True, help="Print what S3 would hold, header first.")
-@click.option("--reference", "references", multiple=True, metavar="NAME=FILE", help="JSON lines with an id, in place of a topic.")
-def try_(file: Path, pipeline: str, source: Any, as_csv: bool, references: tuple[str, ...]) -> None:
-    """Run a pipeline over JSON lines, without Kafka: one JSON line for each input, in order."""
+@click.option(
+    "--reference", "references", multiple=True, metavar="NAME=FILE", help="JSON lines with an id, in place of a topic."
+)
+def try_(file: Path, pipeline: str, source: BinaryIO, as_csv: bool, references: tuple[str, ...]) -> None:
+    """Run a pipeline over JSON lines, without Kafka: one JSON line for each line of INPUT (or stdin), in order.
+
+    An empty line stands for a record without a value, a Kafka tombstone, and is a dead letter.
+    """
+    config = read_config(file)
     from sluice.trial import run
 
-    run(read_config(file), pipeline, source, sys.stdout.buffer, as_csv, references)
+    run(config, pipeline, source, sys.stdout.buffer, as_csv, references)
 
 
 @sluice.command()
 @click.option("--count", type=click.IntRange(0), help="How many records; without end if not given.")
-@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Records a second; as fast as possible if not given.")
+@click.option(
+    "--rate", type=click.FloatRange(0, min_open=True), help="Records a second; as fast as possible if not given."
+)
 @click.option("--seed", default=1, show_default=True, help="Same seed, same records.")
 @click.option("--devices", default=3, show_default=True, type=click.IntRange(1))
-@click.option("--kind", type=click.Choice(["events", "usage"]), default="events", show_default=True)
+@click.option(
+    "--kind",
+    type=click.Choice(["events", "usage", "both"]),
+    default="events",
+    show_default=True,
+    help="both: by turns.",
+)
+@click.option(
+    "--bad", default=0.0, type=click.FloatRange(0, 1), help="Share of events that no well-behaved device sends."
+)
 @click.option("--topic", help="Send to this topic instead of stdout.")
 @click.option("--brokers", help="host:port,... of the cluster that has the topic.")
-def generate(**options: Any) -> None:
-    """Simulate devices: events, transactions and usage, to stdout or to a topic."""
-    from sluice.generate import run
-
-    if bool(options["topic"]) != bool(options["brokers"]):
+def generate(
+    count: int | None,
+    rate: float | None,
+    seed: int,
+    devices: int,
+    kind: str,
+    bad: float,
+    topic: str | None,
+    brokers: str | None,
+) -> None:
+    """Simulate devices: events, transactions and usage, to stdout or to a topic. Ctrl-C or SIGTERM ends it, with 0."""
+    if (topic is None) != (brokers is None):
         raise click.UsageError("--topic and --brokers go together; give both or none")
-    run(**options)
+    from sluice.simulation import run
+
+    run(kind, count, rate, seed, devices, bad, (topic, brokers) if topic and brokers else None)
 
 
 @sluice.group()
@@ -131,7 +186,7 @@ def schemas() -> None:
 @schemas.command("check")
 @click.argument("old", type=FILE)
 @click.argument("new", type=FILE)
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the verdict and the findings as one JSON object.")
 def schemas_check(old: Path, new: Path, as_json: bool) -> None:
     """Whether a schema only adds to another one. Exit 2 if it breaks something, or if that cannot be told."""
     from sluice.schema_check import run
@@ -149,12 +204,26 @@ def keys() -> None:
 @click.argument("name", required=False)
 @click.option("--all", "every", is_flag=True, help="A key for every name that the config uses and the keys file lacks.")
 def keys_new(file: Path, name: str | None, every: bool) -> None:
-    """Add a new random key to the config's keys file, made if it is not there (0400)."""
+    """Add a new random key to the config's keys file, made if it is not there (0400).
+
+    An active key of that name stays, for decryption only.
+    """
+    if (name is not None) == every:
+        raise click.UsageError("give one key NAME, or --all")
+    config = read_config(file)
     from sluice.keys import new
 
-    if bool(name) == every:
-        raise click.UsageError("give one key NAME, or --all")
-    new(read_config(file), name)
+    new(config, name)
+
+
+@keys.command("list")
+@click.argument("file", type=FILE)
+def keys_list(file: Path) -> None:
+    """Show names, ids and states of the config's keys, never the keys."""
+    config = read_config(file)
+    from sluice.keys import show
+
+    show(config)
 
 
 @sluice.command()
@@ -170,28 +239,30 @@ def bench(records: int, rounds: int, as_json: bool) -> None:
 
 def main() -> None:
     """The `sluice` command: every way to end, with its exit code."""
-    sys.exit(_ends(lambda: sluice.main(prog_name="sluice", standalone_mode=False), sys.stderr))
+    code = run_to_end(lambda: sluice.main(prog_name="sluice", standalone_mode=False))
+    sys.exit(code)
 
 
-def _ends(call: Callable[[], Any], errors: TextIO) -> int:
-    from sluice.local_kafka import BrokerFailed, Missing
-
+def run_to_end(command: Callable[[], Any]) -> int:
+    """The exit code of a command. What went wrong is on stderr by then; nothing is raised."""
     try:
-        result = call()
-    except click.exceptions.Abort:
+        result = command()
+        sys.stdout.flush()
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else Exit.FAILED if error.code else Exit.DONE
+    except (click.exceptions.Abort, KeyboardInterrupt):
         return 130
     except click.ClickException as error:
         error.show()
         return Exit.USAGE
-    except UserError as error:
-        errors.write(f"sluice: {error}\n")
-        return error.code
-    except (Missing, BrokerFailed, KafkaError) as error:
-        errors.write(f"sluice: {error or type(error).__name__}\n")
-        return Exit.UNAVAILABLE
     except BrokenPipeError:
-        sys.stderr.close()
-        return Exit.FAILED
+        # Whoever read our output has all it wants. Nothing is to be flushed into the broken pipe at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.DONE
+    except BaseException as error:  # the last place that can say something useful
+        text, code = ending(error)
+        sys.stderr.write(text + "\n")
+        return code
     return result if isinstance(result, int) else Exit.DONE
 
 

@@ -1,6 +1,12 @@
-"""Exit codes of the command line (sysexits.h), and the error that carries one."""
+"""How a command ends: exit codes (sysexits.h), the error that carries one, and what is said of any other error."""
 
+import sys
+import traceback
+from collections.abc import Iterator
 from enum import IntEnum
+
+OURS = ("agents", "pipeline", "schemas", "sinks", "sluice", "stream")
+KAFKA_ERRORS = "aiokafka.errors"
 
 
 class Exit(IntEnum):
@@ -21,3 +27,51 @@ class UserError(Exception):
     def __init__(self, text: str, code: Exit) -> None:
         super().__init__(text)
         self.code = code
+
+
+def ending(error: BaseException) -> tuple[str, Exit]:
+    """What to write to stderr about an error that ended a command, and the exit code.
+
+    Groups of errors, as tasks raise them, are seen as what they hold. Something of ours gets its stack trace; its text only
+    if it is of a class of ours or the system's, because the errors of parsers quote what they read.
+    """
+    leaves = list(_leaves(error))
+    for leaf in leaves:
+        if isinstance(leaf, UserError):
+            return f"sluice: {leaf}", leaf.code
+    if all(isinstance(leaf, _outside()) for leaf in leaves):
+        advice = (
+            "; see that the brokers are there, then try again" if type(leaves[0]).__module__ == KAFKA_ERRORS else ""
+        )
+        return f"sluice: {_said(leaves[0])}{advice}", Exit.UNAVAILABLE
+    lines = [line for leaf in leaves for line in _trace(leaf)]
+    return "\n".join([*lines, "sluice: an internal fault; report it with the lines above"]), Exit.INTERNAL
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from _leaves(one)
+    else:
+        yield error
+
+
+def _outside() -> tuple[type[BaseException], ...]:
+    """Errors of what is outside. Only of modules that are loaded: a command that did not use Kafka did not fail for it."""
+    known = (
+        (KAFKA_ERRORS, "KafkaError"),
+        ("sluice.kafka_installation", "Missing"),
+        ("sluice.local_kafka", "BrokerFailed"),
+    )
+    return tuple(getattr(sys.modules[module], name) for module, name in known if module in sys.modules)
+
+
+def _trace(error: BaseException) -> list[str]:
+    frames = [line for text in traceback.format_tb(error.__traceback__) for line in text.rstrip("\n").split("\n")]
+    ours = type(error).__module__.partition(".")[0] in OURS
+    said = _said(error) if ours or isinstance(error, OSError | AssertionError) else ""
+    return [*frames, f"{type(error).__name__}: {said}" if said else type(error).__name__]
+
+
+def _said(error: BaseException) -> str:
+    return str(error) or type(error).__name__

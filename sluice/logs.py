@@ -6,7 +6,8 @@ import sys
 
 QUIET = ("aiokafka", "faust", "mode", "botocore", "boto3", "urllib3", "aiohttp", "asyncio", "werkzeug")
 """Libraries whose DEBUG lines hold record values, request bodies or headers: they never log below INFO."""
-CHATTY = ("faust", "mode", "stream.app", "stream.transport", "aiokafka", "botocore", "boto3", "urllib3")
+CHATTY = ("faust", "mode", "aiokafka", "botocore", "boto3", "urllib3")
+"""Libraries that speak of themselves while all is well."""
 
 
 def configure(name: str, verbose: bool) -> None:
@@ -21,9 +22,14 @@ def configure(name: str, verbose: bool) -> None:
     for library in QUIET:
         logging.getLogger(library).setLevel(logging.INFO)
     if not verbose:
-        logging.getLogger().addFilter(_WithoutLifecycle())
         for handler in logging.getLogger().handlers:
             handler.addFilter(_WithoutLifecycle())
+
+
+def silence() -> None:
+    """Keep libraries off stderr in a command that says itself, in its own words, what it found."""
+    for library in QUIET:
+        logging.getLogger(library).setLevel(logging.CRITICAL)
 
 
 class _WithoutLifecycle(logging.Filter):
@@ -31,7 +37,7 @@ class _WithoutLifecycle(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno >= logging.WARNING:
-            return not (record.name.startswith("aiokafka") and "GroupCoordinatorNotAvailableError" in record.getMessage())
-        return not record.name.startswith(("faust", "mode", "aiokafka", "botocore", "boto3", "urllib3")) and not (
-            record.getMessage().startswith("[^")
-        )
+            return not (
+                record.name.startswith("aiokafka") and "GroupCoordinatorNotAvailableError" in record.getMessage()
+            )
+        return not record.name.startswith(CHATTY) and not record.getMessage().startswith("[^")

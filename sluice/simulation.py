@@ -1,0 +1,80 @@
+"""`sluice generate`: what simulated devices report, to stdout or to a topic, until it is enough or a signal comes."""
+
+import asyncio
+import itertools
+import signal
+import sys
+from collections.abc import Iterator
+from types import FrameType
+
+from aiokafka.errors import KafkaConnectionError, KafkaError
+
+from sluice import logs
+from sluice.devices import Fleet, Message
+from sluice.exits import Exit, UserError
+from sluice.generate import to_stream, to_topic
+
+
+class _Stopped(Exception):
+    """SIGTERM or SIGINT."""
+
+
+def run(
+    kind: str,
+    count: int | None,
+    rate: float | None,
+    seed: int,
+    devices: int,
+    bad: float,
+    target: tuple[str, str] | None,
+) -> None:
+    """Write `count` messages (without end if None), `rate` a second; `target` is a topic and its brokers, else stdout. Blocks.
+
+    A signal ends it after a whole record. Raises UserError when the topic cannot be written to.
+    """
+    messages = itertools.islice(_messages(kind, Fleet(seed, devices, bad=bad)), count)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
+    try:
+        if target is None:
+            to_stream(messages, sys.stdout.buffer, rate)
+        else:
+            logs.silence()
+            _to_topic(messages, *target, rate)
+    except _Stopped:
+        sys.stdout.buffer.flush()
+
+
+def _messages(kind: str, fleet: Fleet) -> Iterator[Message]:
+    match kind:
+        case "events":
+            return fleet.events()
+        case "usage":
+            return fleet.usage()
+        case _:
+            return itertools.chain.from_iterable(zip(fleet.events(), fleet.usage(), strict=False))
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # once is enough: what follows is only the way out
+    raise _Stopped
+
+
+def _to_topic(messages: Iterator[Message], topic: str, brokers: str, rate: float | None) -> None:
+    sent = 0
+
+    def progress(count: int) -> None:
+        nonlocal sent
+        sent = count
+
+    try:
+        asyncio.run(to_topic(messages, topic, brokers, rate, progress=progress))
+    except KafkaConnectionError:
+        raise UserError(
+            f"no Kafka broker answers at {brokers}; start it, or correct --brokers", Exit.UNAVAILABLE
+        ) from None
+    except KafkaError as error:
+        reason = f"topic {topic} at {brokers} takes no records: {type(error).__name__}"
+        raise UserError(f"{reason}; make it with `sluice topics FILE`, or correct --topic", Exit.UNAVAILABLE) from None
+    finally:
+        sys.stderr.write(f"{sent} records acknowledged by {topic}\n")
