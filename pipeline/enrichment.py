@@ -1,0 +1,171 @@
+"""Enrichment: references held in memory, and joins that fill in what records lack."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from pipeline.config import EnrichRule
+from pipeline.paths import Loads, Location, compiled, resolve
+
+_read = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal).decode
+
+
+class Tables:
+    """References by name: id as text → a JSON object, as compacted topics hold them. Not thread-safe.
+
+    Entries are kept as bytes. What a join needs of one is made when a record first asks for it, and kept until it changes.
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[str, dict[str, bytes]] = {}
+        self._views: dict[str, list[_View]] = {}
+        self.bad_values: Counter[str] = Counter()
+        """Values that were ignored because they are no JSON object, or hold fields of the wrong type; by table."""
+
+    def apply(self, name: str, key: bytes | None, value: bytes | None) -> None:
+        """Take one record of a table's topic; None deletes. A value that cannot be read is counted, and the old one stays."""
+        try:
+            id_ = (key or b"").decode()
+            if value is not None:
+                _read(value)
+        except (ValueError, RecursionError):
+            self.bad_values[name] += 1
+            return
+        entries = self._entries.setdefault(name, {})
+        if value is None:
+            entries.pop(id_, None)
+        else:
+            entries[id_] = value
+        for view in self._views.get(name, ()):
+            view.forget(id_)
+
+    def size(self, name: str) -> int:
+        """How many entries a table has."""
+        return len(self._entries.get(name, ()))
+
+    def view(self, name: str, record: type[msgspec.Struct], integers: bool) -> "_View":
+        """The entries of a table as records of this type, by id: an int if `integers`, else text. None for an unknown id."""
+        view = _View(self._entries.setdefault(name, {}), record, integers, lambda: self.bad_values.update([name]))
+        self._views.setdefault(name, []).append(view)
+        return view
+
+
+class _View(dict[Any, Any]):
+    """Entries as Structs, each made when it is first asked for."""
+
+    def __init__(
+        self, entries: dict[str, bytes], record: type[msgspec.Struct], integers: bool, bad: Callable[[], None]
+    ) -> None:
+        super().__init__()
+        self._entries = entries
+        self._integers = integers
+        self._bad = bad
+        self._type = record
+
+    def __missing__(self, id_: Any) -> Any:
+        value = self._entries.get(str(id_))
+        if value is None:
+            return None
+        entry = self[id_] = _as_struct(_read(value), self._type, self._bad)
+        return entry
+
+    def forget(self, id_: str) -> None:
+        """Drop what was made of an entry."""
+        if not self._integers:
+            self.pop(id_, None)
+        elif id_.removeprefix("-").isdecimal() and len(id_) <= 20:
+            self.pop(int(id_), None)
+
+
+class Join:
+    """One `enrich` rule over a table. Raises InvalidPath."""
+
+    def __init__(self, rule: EnrichRule, record: type[msgspec.Struct], tables: Tables) -> None:
+        self.table = rule.source
+        by, into = resolve(rule.by, record), resolve(rule.into, record)
+        view = tables.view(rule.source, into.type, integers=by.kind == "integer")
+        self._fill: Callable[[Sequence[Any]], int] = _compile(by, into, view)
+
+    def __call__(self, records: Sequence[Any]) -> int:
+        """Fill in the records of a batch, in place: null and absent fields that the reference has. Returns how many ids were
+        unknown; the fields of such a record stay as they are."""
+        return self._fill(records)
+
+
+def _compile(by: Location, into: Location, view: _View) -> Callable[[Sequence[Any]], int]:
+    loads = Loads([by, into])
+    key, target = loads.variables[by.path], loads.variables[into.path]
+    constants: dict[str, Any] = {"view": view}
+    lines = ["def fill(records):", "    unknown = 0", "    for r in records:"]
+    lines += [f"        {line}" for line in loads.lines]
+    lines += [f"        if {key} is UNSET or {key} is None: continue", f"        e = view[{key}]"]
+    lines += ["        if e is None:", "            unknown += 1", "            continue"]
+    if by.names[: len(into.names)] != into.names:  # otherwise it is there, as it holds the id
+        lines += [f"        if not {target}:", *_making(into, constants), f"            {target} = o"]
+    lines += _filling(into.type, target, "e", "        ", constants)
+    fill: Callable[[Sequence[Any]], int] = compiled("fill", [*lines, "    return unknown"], constants)
+    return fill
+
+
+def _making(into: Location, constants: dict[str, Any]) -> list[str]:
+    """Source that makes the object to fill in, and those around it, where they are not there."""
+    lines = ["            o = r"]
+    for name, type_ in zip(into.names, (*into.records[1:], into.type), strict=True):
+        maker = f"make{len(constants)}"
+        constants[maker] = type_
+        lines += [f"            if not o.{name}: o.{name} = {maker}()", f"            o = o.{name}"]
+    return lines
+
+
+def _filling(
+    record: type[msgspec.Struct], target: str, source: str, indent: str, constants: dict[str, Any]
+) -> list[str]:
+    """Source that copies each field that the target lacks; objects within are filled in likewise, never shared."""
+    lines = []
+    for member in msgspec.structs.fields(record):
+        name = member.name
+        nested = resolve(f".{name}", record)
+        lacks = f"{target}.{name} is UNSET or {target}.{name} is None"
+        if nested.kind == "record":
+            maker, below, value = f"make{len(constants)}", f"{target}_{name}", f"{source}_{name}"
+            constants[maker] = nested.type
+            lines += [
+                f"{indent}{value} = {source}.{name}",
+                f"{indent}if {value}:",
+                f"{indent}    if {lacks}: {target}.{name} = {maker}()",
+                f"{indent}    {below} = {target}.{name}",
+                *_filling(nested.type, below, value, indent + "    ", constants),
+            ]
+        else:
+            lines.append(f"{indent}if ({lacks}) and {source}.{name} is not UNSET: {target}.{name} = {source}.{name}")
+    return lines
+
+
+def _as_struct(entry: dict[str, Any], record: type[msgspec.Struct], bad: Callable[[], None]) -> msgspec.Struct:
+    """The fields of an entry that the type has. A field of the wrong type is left out; null is as good as absent."""
+    taken: dict[str, Any] = {}
+    for member in msgspec.structs.fields(record):
+        value = entry.get(member.name)
+        if value is None:
+            continue
+        at = resolve(f".{member.name}", record)
+        if at.kind == "record" and isinstance(value, dict):
+            taken[member.name] = _as_struct(value, at.type, bad)
+            continue
+        try:
+            taken[member.name] = msgspec.convert(value, member.type, dec_hook=_any)
+        except (ValueError, TypeError, RecursionError):
+            bad()
+    return record(**taken)
+
+
+def _any(type_: type, value: Any) -> Any:
+    """Open fields take any JSON; decimals are numbers."""
+    if issubclass(type_, Decimal):
+        if isinstance(value, int | Decimal) and not isinstance(value, bool):
+            return Decimal(value)
+        raise ValueError
+    return value

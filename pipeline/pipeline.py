@@ -1,0 +1,142 @@
+"""A record's way from raw to routed: decode, enrich, drop, route, encrypt, encode."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.conditions import compile_routes
+from pipeline.config import SUCCESS, PipelineConfig
+from pipeline.drop import compile_drop
+from pipeline.encryption import Encryption
+from pipeline.enrichment import Join, Tables
+from pipeline.keys import Keys
+from schemas.codec import Codec
+from schemas.refused import Refused
+from schemas.subjects import load
+from stream.records import Record
+
+Positions = list[int]
+Values = list[bytes]
+
+
+@dataclass(slots=True)
+class Processed:
+    """What became of a batch: every position of it is in one route or in `dead`."""
+
+    routes: dict[str, tuple[Positions, Values]] = field(default_factory=dict)
+    """Positions in the batch and JSON in UTF-8, in order, by route; routes that no record took are left out."""
+    dead: list[tuple[int, Refused]] = field(default_factory=list)
+    """Positions in the batch, in order, with the reason."""
+    unknown: Counter[str] = field(default_factory=Counter)
+    """How many ids no reference knew, by reference."""
+    drift: Counter[str] = field(default_factory=Counter)
+    """What was normalised or left out, by kind (see schemas/drift.py)."""
+
+
+class Pipeline:
+    """One pipeline of the config, compiled. Pure: no I/O, no clock, no Kafka; randomness for vectors only.
+
+    `routes` are the labels that records leave under. Raises UnknownKey for a key that a rule names and nobody has.
+    Not thread-safe.
+    """
+
+    def __init__(self, name: str, config: PipelineConfig, keys: Keys, tables: Tables) -> None:
+        self.name = name
+        self.routes = config.route_names()
+        self._config = config
+        subject = load(config.subject)
+        self._schema = str(subject.latest)
+        self._codec = Codec(subject, config.extra_fields())
+        record = self._codec.type
+        self._joins = [Join(rule, record, tables) for rule in config.enrich]
+        self._drop_fields = compile_drop(config.drop, record)
+        self._choose_routes = compile_routes(config.routes, record) if config.routes else _all_success
+        self._encryption = Encryption(config.encrypt, record, name, keys)
+
+    def process(self, records: Sequence[Record]) -> Processed:
+        """Take a batch its whole way. A record that cannot be taken is in `dead`, and costs the others nothing.
+
+        Raises only what is a fault of ours; then nothing of the batch may be delivered.
+        """
+        done = Processed()
+        positions, batch = self._decode(records, done)
+        self._enrich(batch, done)
+        self._drop_fields(batch)
+        routes = self._choose_routes(batch)
+        positions, batch, routes = self._encrypt(positions, batch, routes, done)
+        self._encode(positions, batch, routes, done)
+        return done
+
+    def plan_hash(self) -> str:
+        """Twelve hex digits that change with the pipeline's config and the schema version, and not with keys or defaults."""
+        described = self._config.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        plan = json.dumps([self.name, self._schema, described], sort_keys=False, separators=(",", ":"))
+        return hashlib.sha256(plan.encode()).hexdigest()[:12]
+
+    def _decode(self, records: Sequence[Record], done: Processed) -> tuple[Sequence[int], list[Any]]:
+        values = [record.value for record in records]
+        drift_before = self._codec.drift.copy()
+        batch: list[Any] = []
+        decoding = map(self._codec.decode_fast, values)  # type: ignore[arg-type]  # None is refused like any other value
+        while not self._decode_fast(decoding, batch):
+            position = len(batch) + len(done.dead)
+            try:
+                batch.append(self._codec.decode(values[position]))
+            except Refused as refused:
+                done.dead.append((position, self._explained(refused)))
+        done.drift = self._codec.drift - drift_before
+        if not done.dead:
+            return range(len(values)), batch
+        dead = {position for position, _ in done.dead}
+        return [position for position in range(len(values)) if position not in dead], batch
+
+    @staticmethod
+    def _decode_fast(decoding: Iterator[Any], batch: list[Any]) -> bool:
+        """Decode up to the end, or up to and with the first record that the fast decoder does not take: then False.
+
+        What came before that record is in the batch, and the next call goes on behind it.
+        """
+        try:
+            batch.extend(decoding)
+        except (ValueError, TypeError, RecursionError):
+            return False
+        return True
+
+    def _explained(self, refused: Refused) -> Refused:
+        """A refusal without its traceback, which holds the record; a field to encrypt has a reason of its own."""
+        if refused.reason == "wrong-type" and refused.path in self._encryption.paths:
+            return Refused("card-field-not-a-string", refused.path)
+        return Refused(refused.reason, refused.path)
+
+    def _enrich(self, batch: list[Any], done: Processed) -> None:
+        for join in self._joins:
+            done.unknown[join.table] += join(batch)
+
+    def _encrypt(
+        self, positions: Sequence[int], batch: list[Any], routes: list[str], done: Processed
+    ) -> tuple[Sequence[int], list[Any], list[str]]:
+        refused = self._encryption(batch, routes)
+        if not refused:
+            return positions, batch, routes
+        gone = dict(refused)
+        done.dead = sorted([*done.dead, *((positions[at], why) for at, why in refused)], key=lambda one: one[0])
+        kept = [at for at in range(len(batch)) if at not in gone]
+        return [positions[at] for at in kept], [batch[at] for at in kept], [routes[at] for at in kept]
+
+    def _encode(self, positions: Sequence[int], batch: list[Any], routes: list[str], done: Processed) -> None:
+        by_route: dict[str, tuple[Positions, Values]] = {label: ([], []) for label in self.routes}
+        adders: dict[str, tuple[Callable[[int], None], Callable[[bytes], None]]] = {
+            label: (taken.append, values.append) for label, (taken, values) in by_route.items()
+        }
+        for position, value, label in zip(positions, map(self._codec.encode, batch), routes, strict=True):
+            add_position, add_value = adders[label]
+            add_position(position)
+            add_value(value)
+        done.routes = {label: taken for label, taken in by_route.items() if taken[0]}
+
+
+def _all_success(batch: Sequence[Any]) -> list[str]:
+    return [SUCCESS] * len(batch)
