@@ -1,11 +1,13 @@
 """How far the records are, as Kafka knows it: what came in, what is settled, what still waits, for every name of a config."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import GroupCoordinatorNotAvailableError, GroupLoadInProgressError
+from aiokafka.structs import OffsetAndMetadata
 
 from sluice.config import Config
 
@@ -72,12 +74,19 @@ class Flow:
     async def _progress(self, groups: dict[str, list[str]], ends: Offsets) -> tuple[dict[str, int], dict[str, int]]:
         settled, lag = {}, {}
         for name, topics in groups.items():
-            committed = await self._admin.list_consumer_group_offsets(f"sluice.{name}")
+            committed = await self._committed(f"sluice.{name}")
             mine = {tp: end for tp, end in ends.items() if tp.topic in topics}
             at = {tp: max(0, committed[tp].offset) if tp in committed else 0 for tp in mine}
             settled[name] = sum(at.values())
             lag[name] = sum(mine.values()) - settled[name]
         return settled, lag
+
+    async def _committed(self, group: str) -> Mapping[TopicPartition, OffsetAndMetadata]:
+        try:
+            found: Mapping[TopicPartition, OffsetAndMetadata] = await self._admin.list_consumer_group_offsets(group)
+        except (GroupCoordinatorNotAvailableError, GroupLoadInProgressError):
+            return {}  # a cluster without any group yet: it seems that nothing is settled, which is never too much
+        return found
 
     async def _ends(self, topics: Iterable[str]) -> Offsets:
         partitions = [TopicPartition(topic, number) for topic in topics for number in self._partitions[topic]]
@@ -88,20 +97,17 @@ class Flow:
 async def whole_topic(brokers: str, topic: str) -> list[ConsumerRecord]:
     """Every record of a topic from its beginning to its present end, in the order of each partition. Raises KafkaError."""
     consumer = AIOKafkaConsumer(
+        topic,
         bootstrap_servers=brokers,
         isolation_level="read_committed",
-        enable_auto_commit=False,
+        auto_offset_reset="earliest",
         max_partition_fetch_bytes=4_000_000,
         check_crcs=False,
     )
     await consumer.start()
     try:
-        await consumer.topics()  # only this asks for metadata of topics that are not assigned
-        numbers = consumer.partitions_for_topic(topic)
-        partitions = [TopicPartition(topic, number) for number in sorted(numbers or ())]
-        consumer.assign(partitions)
+        partitions = sorted(consumer.assignment())  # all of them, as there is no group
         ends = await consumer.end_offsets(partitions)
-        await consumer.seek_to_beginning(*partitions)
         records: list[ConsumerRecord] = []
         left = [tp for tp in partitions if ends[tp]]
         while left:

@@ -1,6 +1,7 @@
 """The demo from its first to its last second: set up, send, watch, let everything arrive, and strike the balance."""
 
 import asyncio
+import logging
 import random
 import signal
 import sys
@@ -55,6 +56,7 @@ def run(settings: Settings) -> bool:
     Whatever happens, Ctrl-C and kill -9 included, no process stays behind. Raises UserError, Missing, BrokerFailed,
     KafkaError, KeyboardInterrupt.
     """
+    logging.getLogger("aiokafka").setLevel(logging.ERROR)  # that a new topic has no leader yet is no news
     with ExitStack() as stack:
         root = settings.keep
         if root is None:
