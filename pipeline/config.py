@@ -1,22 +1,32 @@
 """The `pipelines` section of a config: what is done to the records of one raw topic, checked against their schema."""
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from pipeline import conditions
 from pipeline.conditions import UNMATCHED, Condition
 from pipeline.keys import DEAD_LETTERS
 from pipeline.paths import InvalidPath, Location, Problem, described, parse, resolve, text
+from schemas import subjects
 from schemas.structs import record_type
 from schemas.subjects import UnknownSubject, load
 
 __all__ = ["Condition", "EncryptRule", "EnrichRule", "PipelineConfig"]
 
 Algorithm = Literal["AES-256-GCM", "AES-256-CFB"]
+Rule = TypeVar("Rule", bound=BaseModel)
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")]
 
 SUCCESS = "success"
@@ -108,10 +118,21 @@ class PipelineConfig(BaseModel):
             raise ValueError(str(error)) from None
         return name
 
-    @model_validator(mode="after")
-    def _fits_its_schema(self) -> Self:
-        _raise(type(self).__name__, list(_problems(self)))
-        return self
+    @model_validator(mode="wrap")
+    @classmethod
+    def _fits_its_schema(cls, data: Any, build: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            config = build(data)
+        except ValidationError as error:
+            # What is wrong with the form of one rule must not hide what is wrong with the others.
+            found = [_detail(one) for one in error.errors(include_url=False)]
+            places = [one["loc"] for one in found]
+            others = [
+                one for one in _problems(_readable(data)) if not any(one.where[: len(at)] == at[:3] for at in places)
+            ]
+            raise ValidationError.from_exception_data(cls.__name__, [*found, *map(_as_detail, others)]) from None
+        _raise(cls.__name__, list(_problems(config)))
+        return config
 
     def route_names(self) -> tuple[str, ...]:
         """The labels that records may leave under, `unmatched` last."""
@@ -125,16 +146,57 @@ class PipelineConfig(BaseModel):
 def _raise(model: str, problems: list[Problem]) -> None:
     """All problems at once, each at its own place in the config; pydantic puts the model's own place before it."""
     if problems:
-        details = [
-            InitErrorDetails(
-                type=PydanticCustomError("value_error", "{error}", {"error": reason}), loc=where, input=None
-            )
-            for where, reason in problems
-        ]
-        raise ValidationError.from_exception_data(model, details)
+        raise ValidationError.from_exception_data(model, list(map(_as_detail, problems)))
+
+
+def _as_detail(problem: Problem) -> InitErrorDetails:
+    kind = PydanticCustomError("value_error", "{error}", {"error": problem.reason})
+    return InitErrorDetails(type=kind, loc=problem.where, input=None)
+
+
+def _detail(error: ErrorDetails) -> InitErrorDetails:
+    """An error of pydantic's, to be raised again."""
+    kind = PydanticCustomError(error["type"], error["msg"], error.get("ctx", {}))
+    return InitErrorDetails(type=kind, loc=error["loc"], input=None)
+
+
+def _readable(data: Any) -> "PipelineConfig":
+    """The part of a config that has the right form; a rule that has not is one that says nothing."""
+    given = data if isinstance(data, Mapping) else {}
+    subject = given.get("schema", given.get("subject"))
+    routes = given.get("routes")
+    return PipelineConfig.model_construct(
+        subject=subject if subject in subjects.names() else "",
+        enrich=_rules(EnrichRule, given.get("enrich"), {"by": "", "source": "", "into": ""}),
+        drop=[path if isinstance(path, str) else "" for path in _listed(given.get("drop"))],
+        routes={
+            str(label): _rules(Condition, listed, {"field": None})
+            for label, listed in (routes if isinstance(routes, Mapping) else {}).items()
+        },
+        encrypt=_rules(EncryptRule, given.get("encrypt"), {"field": "", "iv_field": None}),
+    )
+
+
+def _rules(model: type[Rule], items: Any, paths: dict[str, str | None]) -> list[Rule]:
+    """The rules of a list; of one that has the wrong form, the paths that it has."""
+    rules = []
+    for item in _listed(items):
+        try:
+            rules.append(model.model_validate(item))
+        except ValidationError:
+            given = item if isinstance(item, Mapping) else {}
+            found = {name: given[name] for name in paths if isinstance(given.get(name), str)}
+            rules.append(model.model_construct(None, **{**paths, **found, "op": "exists"}))
+    return rules
+
+
+def _listed(items: Any) -> list[Any]:
+    return items if isinstance(items, list) else []
 
 
 def _problems(config: PipelineConfig) -> Iterator[Problem]:
+    if not config.subject:
+        return
     record = record_type(load(config.subject))
     yield from _wrong_names(config)
     yield from _wrong_joins(config, record)
@@ -186,8 +248,8 @@ def _wrong_routes(
                     f"{path} is filled in by enrich, so its value may change between two readings of a record; route by what the"
                     " record itself holds",
                 )
-            for dropped, names in drops.items():
-                if _is_within(tuple(path[1:].split(".")), names):
+            for dropped, outer in drops.items():
+                if _is_within(tuple(path[1:].split(".")), outer):
                     yield Problem(
                         place, f"{dropped} is dropped before records are routed; remove it from drop, or this condition"
                     )
@@ -229,8 +291,8 @@ def _wrong_encryption(
         taken[rule.field] = "encrypted"
         yield from (
             Problem(place, f"{rule.field} is dropped before it is encrypted; remove this rule, or {dropped} from drop")
-            for dropped, names in drops.items()
-            if _is_within(at.names, names)
+            for dropped, outer in drops.items()
+            if _is_within(at.names, outer)
         )
     for number, rule in enumerate(config.encrypt):
         if rule.iv_field is not None:

@@ -16,7 +16,7 @@ from msgspec import UNSET
 from pipeline.ciphers import BatchedCfb, BatchedGcm, DecryptionFailed, binding, cfb_decrypt, gcm_decrypt
 from pipeline.conditions import UNMATCHED
 from pipeline.config import EncryptRule
-from pipeline.keys import Keys
+from pipeline.keys import Keys, UnknownKey
 from pipeline.paths import Location, compiled, resolve
 from schemas.refused import Refused
 
@@ -32,6 +32,7 @@ class Encryption:
     """
 
     def __init__(self, rules: Sequence[EncryptRule], record: type[msgspec.Struct], pipeline: str, keys: Keys) -> None:
+        _demand({rule.key for rule in rules}, keys)
         self.paths = frozenset(rule.field for rule in rules)
         self._parents: dict[str, Gather] = {}
         self._gcm: list[tuple[_Field, BatchedGcm]] = []
@@ -154,6 +155,17 @@ def decrypt_field(
         raise DecryptionFailed(f"{rule.field}: AES-256-CFB needs the content of {rule.iv_field}; pass it too")
     key = keys.active(rule.key) if key_id is None else keys.find(rule.key, key_id)
     return cfb_decrypt(key, value, vector, rule.encoding)
+
+
+def _demand(names: set[str], keys: Keys) -> None:
+    problems: list[str] = []
+    for name in sorted(names):
+        try:
+            keys.active(name)
+        except UnknownKey as error:
+            problems += error.problems
+    if problems:
+        raise UnknownKey(problems)
 
 
 def _owner(location: Location) -> str:

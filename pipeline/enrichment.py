@@ -9,6 +9,12 @@ import msgspec
 
 from pipeline.config import EnrichRule
 from pipeline.paths import Loads, Location, compiled, resolve
+from schemas.drift import Normaliser
+from schemas.fields import Field
+from schemas.refused import Refused
+
+Convert = Callable[[Any], Any]
+"""Makes a Struct of a JSON object; raises Refused."""
 
 _read = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal).decode
 
@@ -31,7 +37,7 @@ class Tables:
             id_ = (key or b"").decode()
             if value is not None:
                 _read(value)
-        except (ValueError, RecursionError):
+        except (ValueError, ArithmeticError, RecursionError):
             self.bad_values[name] += 1
             return
         entries = self._entries.setdefault(name, {})
@@ -46,30 +52,33 @@ class Tables:
         """How many entries a table has."""
         return len(self._entries.get(name, ()))
 
-    def view(self, name: str, record: type[msgspec.Struct], integers: bool) -> "_View":
-        """The entries of a table as records of this type, by id: an int if `integers`, else text. None for an unknown id."""
-        view = _View(self._entries.setdefault(name, {}), record, integers, lambda: self.bad_values.update([name]))
+    def view(self, name: str, convert: Convert, integers: bool) -> "_View":
+        """The entries of a table as `convert` makes them, by id: an int if `integers`, else text. None for an unknown id."""
+        view = _View(self._entries.setdefault(name, {}), convert, integers, lambda: self.bad_values.update([name]))
         self._views.setdefault(name, []).append(view)
         return view
 
 
 class _View(dict[Any, Any]):
-    """Entries as Structs, each made when it is first asked for."""
+    """Entries as Structs, each made when it is first asked for. One that does not fit the schema is as good as unknown."""
 
-    def __init__(
-        self, entries: dict[str, bytes], record: type[msgspec.Struct], integers: bool, bad: Callable[[], None]
-    ) -> None:
+    def __init__(self, entries: dict[str, bytes], convert: Convert, integers: bool, bad: Callable[[], None]) -> None:
         super().__init__()
         self._entries = entries
+        self._convert = convert
         self._integers = integers
         self._bad = bad
-        self._type = record
 
     def __missing__(self, id_: Any) -> Any:
         value = self._entries.get(str(id_))
         if value is None:
             return None
-        entry = self[id_] = _as_struct(_read(value), self._type, self._bad)
+        try:
+            entry = self._convert(_read(value))
+        except Refused:
+            self._bad()
+            entry = None
+        self[id_] = entry
         return entry
 
     def forget(self, id_: str) -> None:
@@ -80,13 +89,21 @@ class _View(dict[Any, Any]):
             self.pop(int(id_), None)
 
 
-class Join:
-    """One `enrich` rule over a table. Raises InvalidPath."""
+def _fields_at(names: Sequence[str], fields: Sequence[Field]) -> tuple[Field, ...]:
+    for name in names:
+        fields = next(field.fields for field in fields if field.name == name)
+    return tuple(fields)
 
-    def __init__(self, rule: EnrichRule, record: type[msgspec.Struct], tables: Tables) -> None:
+
+class Join:
+    """One `enrich` rule over a table, for records of this type with these schema fields. Raises InvalidPath."""
+
+    def __init__(self, rule: EnrichRule, record: type[msgspec.Struct], fields: Sequence[Field], tables: Tables) -> None:
         self.table = rule.source
         by, into = resolve(rule.by, record), resolve(rule.into, record)
-        view = tables.view(rule.source, into.type, integers=by.kind == "integer")
+        # An entry may be written as freely as a record may: what is known to drift is normalised.
+        convert = Normaliser(into.type, _fields_at(into.names, fields), Counter())
+        view = tables.view(rule.source, convert, integers=by.kind == "integer")
         self._fill: Callable[[Sequence[Any]], int] = _compile(by, into, view)
 
     def __call__(self, records: Sequence[Any]) -> int:
@@ -140,32 +157,5 @@ def _filling(
                 *_filling(nested.type, below, value, indent + "    ", constants),
             ]
         else:
-            lines.append(f"{indent}if ({lacks}) and {source}.{name} is not UNSET: {target}.{name} = {source}.{name}")
+            lines.append(f"{indent}if ({lacks}) and {source}.{name} is not None: {target}.{name} = {source}.{name}")
     return lines
-
-
-def _as_struct(entry: dict[str, Any], record: type[msgspec.Struct], bad: Callable[[], None]) -> msgspec.Struct:
-    """The fields of an entry that the type has. A field of the wrong type is left out; null is as good as absent."""
-    taken: dict[str, Any] = {}
-    for member in msgspec.structs.fields(record):
-        value = entry.get(member.name)
-        if value is None:
-            continue
-        at = resolve(f".{member.name}", record)
-        if at.kind == "record" and isinstance(value, dict):
-            taken[member.name] = _as_struct(value, at.type, bad)
-            continue
-        try:
-            taken[member.name] = msgspec.convert(value, member.type, dec_hook=_any)
-        except (ValueError, TypeError, RecursionError):
-            bad()
-    return record(**taken)
-
-
-def _any(type_: type, value: Any) -> Any:
-    """Open fields take any JSON; decimals are numbers."""
-    if issubclass(type_, Decimal):
-        if isinstance(value, int | Decimal) and not isinstance(value, bool):
-            return Decimal(value)
-        raise ValueError
-    return value

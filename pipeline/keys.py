@@ -51,11 +51,8 @@ class KeysError(ValueError):
         self.problems = problems
 
 
-class UnknownKey(KeyError):
+class UnknownKey(KeysError):
     """No key of this name, or no version of it with this id."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 class Key:
@@ -110,14 +107,14 @@ class Keys:
             if key.active:
                 return key
         known = ", ".join(self._versions) or "none"
-        raise UnknownKey(f"there is no key {name!r}, known are: {known}; make one with `sluice keys new FILE {name}`")
+        raise UnknownKey([f"there is no key {name!r}, known are: {known}; make one with `sluice keys new FILE {name}`"])
 
     def find(self, name: str, id_: str) -> Key:
         """A version of a key, to decrypt with. Raises UnknownKey."""
         key = self._versions.get(name, {}).get(id_)
         if key is None:
             raise UnknownKey(
-                f"there is no version {id_!r} of key {name!r}; put it back into the key file as decrypt-only"
+                [f"there is no version {id_!r} of key {name!r}; put it back into the key file, decrypt-only"]
             )
         return key
 

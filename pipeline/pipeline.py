@@ -51,7 +51,7 @@ class Pipeline:
         self._schema = str(subject.latest)
         self._codec = Codec(subject, config.extra_fields())
         record = self._codec.type
-        self._joins = [Join(rule, record, tables) for rule in config.enrich]
+        self._joins = [Join(rule, record, subject.fields, tables) for rule in config.enrich]
         self._drop_fields = compile_drop(config.drop, record)
         self._choose_routes = compile_routes(config.routes, record) if config.routes else _all_success
         self._encryption = Encryption(config.encrypt, record, name, keys)
