@@ -6,11 +6,16 @@ The rules read the file's data, not the models: what is wrong in one section mus
 import difflib
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
-from pipeline.conditions import UNMATCHED
+from pydantic import ValidationError
+
+from pipeline.conditions import UNMATCHED, Condition, check
 from pipeline.config import SUCCESS
-from schemas.subjects import names
+from pipeline.paths import InvalidPath, described, resolve
+from schemas.structs import record_type
+from schemas.subjects import load, names
 from sluice.yaml_file import Problem
 
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}", re.ASCII)
@@ -32,6 +37,7 @@ def crosswise(data: dict[Any, Any]) -> Iterator[Problem]:
     places: dict[tuple[str, str, str], str] = {}
     for name, stream in streams.items():
         yield from _stream(name, stream, routed)
+        yield from _fields(name, stream, routed)
         yield from _places(name, stream, places)
 
 
@@ -100,6 +106,28 @@ def _stream(name: str, stream: dict[str, Any], routed: dict[str, str]) -> Iterat
     if len(subjects) > 1:
         reason = f"mixes records of {' and '.join(sorted(subjects))}; make one stream for each"
         yield Problem(("streams", name, "from"), reason)
+
+
+def _fields(name: str, stream: dict[str, Any], routed: dict[str, str]) -> Iterator[Problem]:
+    """The fields that a stream asks for are fields of the records that it reads, and CSV has columns for them."""
+    subject = next((routed[one] for one in _list(stream.get("from")) if isinstance(one, str) and one in routed), "")
+    if subject not in names():
+        return
+    record = record_type(load(subject))
+    for index, one in enumerate(_list(stream.get("where"))):
+        with suppress(ValidationError):  # the model reports it
+            for within, reason in check([Condition.model_validate(one)], record):
+                yield Problem(("streams", name, "where", index, *within[1:]), reason)
+    key = _text(_mapping(stream.get("kinesis")).get("partition_key"))
+    try:
+        found = resolve(key, record) if key else None
+        if found is not None and found.kind in ("record", "array"):
+            reason = f"{key} holds {described(found.kind)}; name the field that spreads records over shards"
+            yield Problem(("streams", name, "kinesis", "partition_key"), reason)
+    except InvalidPath as error:
+        yield Problem(("streams", name, "kinesis", "partition_key"), str(error))
+    if _mapping(stream.get("s3")).get("format") == "csv" and not load(subject).columns:
+        yield Problem(("streams", name, "s3", "format"), f"records of {subject} have no CSV columns; use json")
 
 
 def _places(name: str, stream: dict[str, Any], places: dict[tuple[str, str, str], str]) -> Iterator[Problem]:

@@ -1,0 +1,211 @@
+"""`sluice check`: everything that a config names, looked at before anything runs; one line for each thing, with its remedy."""
+
+import asyncio
+import ipaddress
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import chain
+
+from pipeline.keys import DEAD_LETTERS, Keys
+from pipeline.paths import parse
+from schemas.subjects import load
+from sinks.contract import Finding, Sink
+from sinks.http import HttpSink
+from sinks.kinesis import KinesisSink
+from sinks.s3 import S3Sink
+from sluice import logs
+from sluice.config import Config, StreamConfig
+from sluice.exits import Exit, UserError
+from sluice.keys import loaded
+from sluice.topics import cluster, unreachable
+from sluice.wiring import subject_of, topic_specs
+
+SIGNS = {"ok": "✓", "warning": "!", "error": "✗", "unavailable": "✗"}
+CLUSTER_SECONDS = 15
+CARD = ("transaction", "cc")
+"""The object that holds a card."""
+
+
+def run(config: Config, offline: bool) -> int:
+    """Print a line for each thing that was looked at: ✓, ! (a warning) or ✗. Blocks, at most about 15 s.
+
+    Returns 78 if only another configuration cures something, else 69 if something is out of reach, else 0. `offline` looks at
+    nothing outside this machine. An S3 check leaves one small object behind (`{prefix}_sluice/check`).
+    """
+    logs.silence()
+    inside = [_size(config), *_keys(config), *_cards(config), *_routes(config), *_conditions(config), *_brokers(config)]
+    _print(inside)
+    outside = [] if offline else asyncio.run(_outside(config))
+    findings = [*inside, *outside]
+    levels = {one.level for one in findings}
+    if "error" in levels:
+        return Exit.CONFIG
+    return Exit.UNAVAILABLE if "unavailable" in levels else Exit.DONE
+
+
+def _print(findings: Sequence[Finding]) -> None:
+    for one in findings:
+        remedy = f"; {one.remedy}" if one.remedy else ""
+        sys.stdout.write(f"{SIGNS[one.level]} {one.text}{remedy}\n")
+    sys.stdout.flush()
+
+
+def _size(config: Config) -> Finding:
+    """Whether the file is valid was decided when it was loaded."""
+    parts = [
+        f"{name}: {load(one.subject).latest}, {one.source} → {', '.join(one.route_names())}"
+        for name, one in config.pipelines.items()
+    ]
+    return Finding("ok", f"config: {len(config.streams)} streams; pipelines {'; '.join(parts)}")
+
+
+def _keys(config: Config) -> Iterator[Finding]:
+    try:
+        keys = loaded(config)
+    except UserError as error:
+        for problem in str(error).splitlines():
+            yield Finding("error", f"keys: {problem}")
+        return
+    yield from (Finding("warning", f"keys: {warning}") for warning in keys.warnings)
+    yield from _missing_keys(config, keys)
+    if DEAD_LETTERS not in keys:
+        remedy = "add a section `keys:`, then run" if config.keys is None else "run"
+        yield Finding(
+            "warning",
+            f"keys: none is called {DEAD_LETTERS}, so dead letters hold origin and reason only",
+            f"{remedy} `sluice keys new FILE {DEAD_LETTERS}` to keep what was refused, sealed",
+        )
+
+
+def _missing_keys(config: Config, keys: Keys) -> Iterator[Finding]:
+    wanted = [
+        (f"pipelines.{name}.encrypt[{index}].key", rule.key)
+        for name, pipeline in config.pipelines.items()
+        for index, rule in enumerate(pipeline.encrypt)
+    ]
+    missing = [(where, key) for where, key in wanted if key not in keys]
+    for where, key in missing:
+        yield Finding(
+            "error", f"keys: {where} names {key}, which the keys file lacks", f"run `sluice keys new FILE {key}`"
+        )
+    if config.keys is not None and not missing:
+        yield Finding("ok", f"keys: {config.keys.path} has {', '.join(keys.names)}, one active version each")
+
+
+def _cards(config: Config) -> Iterator[Finding]:
+    """Card fields leave encrypted, or not at all."""
+    for name, pipeline in config.pipelines.items():
+        gone = [parse(path) for path in (*pipeline.drop, *(rule.field for rule in pipeline.encrypt))]
+        clear = [
+            field.text_path
+            for top in load(pipeline.subject).fields
+            for field in top.walk()
+            if field.path[: len(CARD)] == CARD and field.sensitive
+            if not any(field.path[: len(path)] == path for path in gone)
+        ]
+        if clear:
+            remedy = f"encrypt or drop them in pipelines.{name}, unless no record has them"
+            yield Finding("warning", f"pipeline {name}: {', '.join(clear)} would leave in clear", remedy)
+
+
+def _routes(config: Config) -> Iterator[Finding]:
+    delivered = set(chain.from_iterable(stream.topics for stream in config.streams.values()))
+    for topic, pipeline in config.routed_topics().items():
+        if topic not in delivered:
+            remedy = "name it in `from:` of one, if its records matter"
+            yield Finding("warning", f"pipeline {pipeline}: no stream delivers {topic}", remedy)
+
+
+def _conditions(config: Config) -> Iterator[Finding]:
+    """`where` of streams is asked of what pipelines wrote: what they encrypted or dropped cannot be asked for."""
+    for name, stream in config.streams.items():
+        pipelines = {config.routed_topics()[topic] for topic in stream.topics}
+        for path in _asked(stream):
+            for pipeline in sorted(pipelines):
+                one = config.pipelines[pipeline]
+                changed = {rule.field: "encrypts" for rule in one.encrypt} | dict.fromkeys(one.drop, "drops")
+                for field, does in changed.items():
+                    if parse(path)[: len(parse(field))] == parse(field):
+                        text = f"stream {name}: where asks for {path}, which pipeline {pipeline} {does}"
+                        yield Finding(
+                            "warning", text, "such a condition never holds; take it away, or change the pipeline"
+                        )
+
+
+def _asked(stream: StreamConfig) -> list[str]:
+    pending, paths = list(stream.where), []
+    while pending:
+        one = pending.pop()
+        pending += [*(one.any or ()), *(one.all or ()), *([one.negated] if one.negated else ())]
+        if one.field is not None:
+            paths.append(one.field)
+    return paths
+
+
+def _brokers(config: Config) -> Iterator[Finding]:
+    away = [broker for broker in config.kafka.brokers if not _is_local(broker.rpartition(":")[0])]
+    if away and not config.kafka.security.protocol.endswith("SSL"):
+        text = f"kafka: records travel to {', '.join(away)} in clear ({config.kafka.security.protocol})"
+        yield Finding("warning", text, "set kafka.security.protocol to SSL or SASL_SSL, unless the network is your own")
+    if away and config.kafka.replication < 2:
+        remedy = "set kafka.replication to 3 where there are three brokers"
+        yield Finding("warning", "kafka: topics have one replica, so a lost disk is lost records", remedy)
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+async def _outside(config: Config) -> list[Finding]:
+    """All looks at once; printed in the order of the config, each as soon as those before it are."""
+    looks = [_cluster(config), *(_stream(config, name) for name in config.streams)]
+    found = []
+    for look in [asyncio.ensure_future(one) for one in looks]:
+        findings = await look
+        _print(findings)
+        found += findings
+    return found
+
+
+async def _cluster(config: Config) -> list[Finding]:
+    kafka = config.kafka
+    try:
+        async with asyncio.timeout(CLUSTER_SECONDS), cluster(kafka) as topics:
+            states = await topics.compare(topic_specs(config))
+    except TimeoutError:
+        return [Finding("unavailable", unreachable(kafka, f"no answer in {CLUSTER_SECONDS} s"))]
+    except UserError as error:
+        return [Finding("error" if error.code == Exit.CONFIG else "unavailable", str(error))]
+    findings = [Finding("ok", f"kafka: {kafka.bootstrap} answers")]
+    missing = [one.name for one in states if one.state == "missing"]
+    if missing:
+        text = f"topics: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not there"
+        findings.append(Finding("unavailable", text, "make them with `sluice topics FILE`"))
+    for one in states:
+        if one.state == "differs":
+            remedy = "run `sluice topics FILE`, or change the topic or the config to match"
+            findings.append(Finding("error", f"topics: {one.name}: {one.detail}", remedy))
+    if all(one.state == "ok" for one in states):
+        findings.append(Finding("ok", f"topics: {len(states)} topics are as the config needs them"))
+    return findings
+
+
+async def _stream(config: Config, name: str) -> list[Finding]:
+    sink = _sink(config, name)
+    try:
+        return [Finding(one.level, f"stream {name}: {one.text}", one.remedy) for one in await sink.check()]
+    finally:
+        await sink.close()
+
+
+def _sink(config: Config, name: str) -> Sink:
+    stream = config.streams[name]
+    if stream.s3 is not None:
+        return S3Sink(stream.s3, name, subject_of(config, stream))
+    if stream.kinesis is not None:
+        return KinesisSink(stream.kinesis, name)
+    assert stream.http is not None, "StreamConfig has exactly one destination"
+    return HttpSink(stream.http, name)

@@ -1,0 +1,174 @@
+"""`sluice try`: a pipeline of a config over JSON lines, without Kafka, with the very code that a router runs."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import orjson
+
+from pipeline.enrichment import Tables
+from pipeline.keys import UnknownKey
+from pipeline.pipeline import Pipeline
+from schemas.projection import CsvRow, csv_header
+from schemas.refused import Refused
+from schemas.subjects import Subject, load
+from sluice.config import Config
+from sluice.config_rules import meant
+from sluice.exits import Exit, UserError
+from sluice.keys import loaded
+from stream.records import Headers
+
+_BATCH_RECORDS = 1000
+_BATCH_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class _Line:
+    """One line of the input, as a record of the raw topic."""
+
+    offset: int
+    value: bytes | None
+    too_large: bool = False
+    key: bytes | None = None
+    timestamp: int = 0
+    headers: Headers = ()
+
+
+class _Outcome(NamedTuple):
+    route: str
+    value: bytes
+    refused: Refused | None
+
+
+def run(
+    config: Config, pipeline: str, source: BinaryIO, out: BinaryIO, as_csv: bool = False, references: Sequence[str] = ()
+) -> None:
+    """Write one JSON line to `out` for each line of `source`, in order: {"route", "topic", "value", "error"}.
+
+    `route` is success, fail, unmatched, another label of the config, or dead-letter: then `value` is null and `error` is
+    {"reason", "path"}, which never holds a value of the record. An empty line stands for a record without a value. What no
+    Kafka topic of this config could hold is `too-large`. `as_csv`: the rows that S3 would hold instead, header first; dead
+    letters have none, and are counted on stderr. `references` are NAME=FILE. Memory holds a few MB of lines, or one line.
+
+    Blocks as `source` and `out` do. Raises UserError for a pipeline, file or key that is not there, OSError.
+    """
+    if pipeline not in config.pipelines:
+        known = ", ".join(config.pipelines)
+        raise UserError(
+            f"there is no pipeline {pipeline}{meant(pipeline, config.pipelines)}; known: {known}", Exit.USAGE
+        )
+    tables = _tables(config, references)
+    try:
+        process = Pipeline(pipeline, config.pipelines[pipeline], loaded(config), tables)
+    except UnknownKey as error:
+        raise UserError(str(error), Exit.CONFIG) from None
+    lines = _lines(source, config.kafka.max_message_bytes)
+    outcomes = (_outcomes(process, batch) for batch in _batches(lines))
+    if as_csv:
+        _write_csv(outcomes, load(config.pipelines[pipeline].subject), out)
+    else:
+        _write_json(outcomes, pipeline, out)
+
+
+def _lines(source: BinaryIO, largest: int) -> Iterator[_Line]:
+    offset = 0
+    while line := source.readline(largest + 1):
+        too_large = len(line) > largest and not line.endswith(b"\n")
+        while too_large and line and not line.endswith(b"\n"):
+            line = source.readline(largest)
+        value = None if too_large else line.removesuffix(b"\n").removesuffix(b"\r") or None
+        yield _Line(offset, value, too_large)
+        offset += 1
+
+
+def _batches(lines: Iterator[_Line]) -> Iterator[list[_Line]]:
+    batch: list[_Line] = []
+    size = 0
+    for line in lines:
+        batch.append(line)
+        size += len(line.value or b"")
+        if len(batch) == _BATCH_RECORDS or size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _outcomes(pipeline: Pipeline, batch: list[_Line]) -> list[_Outcome]:
+    """What became of each line, in order."""
+    outcomes: dict[int, _Outcome] = {
+        line.offset: _Outcome("dead-letter", b"null", Refused("too-large")) for line in batch if line.too_large
+    }
+    records = [line for line in batch if not line.too_large]
+    processed = pipeline.process(records)
+    for route, (positions, values) in processed.routes.items():
+        outcomes |= {
+            records[at].offset: _Outcome(route, value, None) for at, value in zip(positions, values, strict=True)
+        }
+    outcomes |= {records[at].offset: _Outcome("dead-letter", b"null", refused) for at, refused in processed.dead}
+    return [outcomes[line.offset] for line in batch]
+
+
+def _write_json(batches: Iterator[list[_Outcome]], pipeline: str, out: BinaryIO) -> None:
+    for batch in batches:
+        out.writelines(_as_json(outcome, pipeline) for outcome in batch)
+        out.flush()
+
+
+def _as_json(outcome: _Outcome, pipeline: str) -> bytes:
+    refused = outcome.refused
+    topic = f"{pipeline}.{outcome.route if refused is None else 'dlq'}"
+    error = None if refused is None else {"reason": refused.reason, "path": refused.path}
+    head = orjson.dumps({"route": outcome.route, "topic": topic})[:-1]
+    return b'%b,"value":%b,"error":%b}\n' % (head, outcome.value, orjson.dumps(error))
+
+
+def _write_csv(batches: Iterator[list[_Outcome]], subject: Subject, out: BinaryIO) -> None:
+    try:
+        out.write(csv_header(subject))
+    except ValueError as error:
+        raise UserError(str(error), Exit.USAGE) from None
+    row = CsvRow(subject)
+    dead = 0
+    for batch in batches:
+        out.writelines(row(outcome.value) for outcome in batch if outcome.refused is None)
+        out.flush()
+        dead += sum(outcome.refused is not None for outcome in batch)
+    if dead:
+        sys.stderr.write(f"{dead} lines are dead letters and have no row; leave out --csv to see which and why\n")
+
+
+def _tables(config: Config, references: Sequence[str]) -> Tables:
+    tables = Tables()
+    for given in references:
+        name, sign, file = given.partition("=")
+        if not sign or not file:
+            raise UserError(f"--reference {given} names no file; write --reference NAME=FILE", Exit.USAGE)
+        if name not in config.reference:
+            known = ", ".join(config.reference) or "none"
+            raise UserError(f"there is no reference {name}{meant(name, config.reference)}; known: {known}", Exit.USAGE)
+        try:
+            _fill(tables, name, Path(file))
+        except OSError as error:
+            text = f"{file} cannot be read: {error.strerror}"
+            raise UserError(f"{text}; give a file of JSON lines with an id each", Exit.USAGE) from None
+    return tables
+
+
+def _fill(tables: Tables, name: str, file: Path) -> None:
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                entry = json.loads(line)
+            except (ValueError, RecursionError):
+                entry = None
+            id_ = entry.get("id") if isinstance(entry, dict) else None
+            if not isinstance(id_, int | str) or isinstance(id_, bool):
+                text = f"{file}, line {number} is no JSON object with an id (a number or text)"
+                raise UserError(f"{text}; correct or remove it", Exit.USAGE)
+            tables.apply(name, str(id_).encode(), line.strip())
