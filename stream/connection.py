@@ -2,7 +2,7 @@
 
 import ssl
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from aiokafka.helpers import create_ssl_context
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
@@ -15,13 +15,17 @@ class SecurityConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    mechanism: Mechanism | None = None
-    username: str | None = None
-    password: SecretStr | None = None
-    ca: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
+    protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        default="PLAINTEXT", description="SSL: TLS. SASL: with user and password."
+    )
+    mechanism: Mechanism | None = Field(default=None, description="How the password is shown, with a SASL protocol.")
+    username: str | None = Field(default=None, description="Goes with `mechanism` and `password`.")
+    password: SecretStr | None = Field(default=None, description="Take it from the environment: ${KAFKA_PASSWORD}.")
+    ca: Path | None = Field(
+        default=None, description="Who signed the brokers' certificates; the system's list without it."
+    )
+    certificate: Path | None = Field(default=None, description="The client's own, for mutual TLS.")
+    key: Path | None = Field(default=None, description="The private key of `certificate`, without a passphrase.")
 
     @model_validator(mode="after")
     def _consistent(self) -> "SecurityConfig":
@@ -44,14 +48,33 @@ class KafkaConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    brokers: Annotated[list[str], Field(min_length=1, description="host:port of each broker; name all of them")]
-    security: SecurityConfig = SecurityConfig()
-    partitions: Annotated[int, Field(ge=1, le=10_000)] = 12
-    replication: Annotated[int, Field(ge=1, le=32)] = 3
-    retention_hours: Annotated[float, Field(gt=0)] = 168
-    max_message_bytes: Annotated[int, Field(ge=65_536, le=1_073_741_824)] = 12 * 1024 * 1024
-    session_seconds: Annotated[float, Field(ge=1, le=1800)] = 30
-    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"
+    brokers: list[str] = Field(min_length=1, description="HOST:PORT of each broker; name all of them.")
+    security: SecurityConfig = Field(default=SecurityConfig(), description="TLS and SASL; none by default.")
+    partitions: int = Field(default=12, ge=1, le=10_000, description="Of every topic that `sluice topics` makes.")
+    replication: int = Field(
+        default=3,
+        ge=1,
+        le=32,
+        description="Replicas of every topic that `sluice topics` makes; at least 2 must be in sync.",
+    )
+    retention_hours: float = Field(
+        default=168, gt=0, description="How long the topics that `sluice topics` makes keep records, in hours."
+    )
+    max_message_bytes: int = Field(
+        default=12 * 1024 * 1024,
+        ge=65_536,
+        le=1_073_741_824,
+        description="The largest batch that a topic takes, in bytes.",
+    )
+    session_seconds: float = Field(
+        default=30,
+        ge=1,
+        le=1800,
+        description="After so long a worker that is not heard of loses its partitions, in seconds.",
+    )
+    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field(
+        default="none", description="Of the batches that Sluice produces."
+    )
 
     @model_validator(mode="after")
     def _brokers_have_ports(self) -> "KafkaConfig":

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from aiohttp import web
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from stream.metrics import REGISTRY
 
@@ -25,7 +25,10 @@ class MetricsConfig(BaseModel):
     """The `metrics:` section. Port 0 takes any free port."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    listen: Annotated[str, AfterValidator(_host_and_port)] = "127.0.0.1:9464"
+    listen: Annotated[str, AfterValidator(_host_and_port)] = Field(
+        default="127.0.0.1:9464",
+        description="HOST:PORT; a worker takes the next free port if this one is taken, and logs it.",
+    )
 
 
 class StatusServer:
