@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup constraints demo bench test test-faults check format lint types layers deploy-files clean
+.PHONY: help setup constraints demo docs bench test test-faults check format lint types layers deploy-files clean
 
 help:
 	@awk 'BEGIN {FS = ":.*## "; print "make TARGET"} \
@@ -50,6 +50,9 @@ layers: $(STAMP) ## Imports point one way
 
 deploy-files: ## Compose file, Prometheus config and alert rules, with the tools that are installed
 	deploy/check
+
+docs: $(STAMP) ## Write the configuration page and the JSON Schema for editors (a test says when they are stale)
+	$(BIN)/python -m sluice.reference_page docs
 
 constraints: $(STAMP) ## Write the versions that are installed now to constraints.txt
 	@{ echo '# The exact versions that Sluice is tested with. Written by `make constraints`.'; \

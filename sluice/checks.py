@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
+from aiokafka import codec as codecs
+
 from pipeline.keys import DEAD_LETTERS, Keys
 from pipeline.paths import parse
 from schemas.subjects import load
@@ -147,6 +149,10 @@ def _brokers(config: Config) -> Iterator[Finding]:
     if away and not config.kafka.security.protocol.endswith("SSL"):
         text = f"kafka: records travel to {', '.join(away)} in clear ({config.kafka.security.protocol})"
         yield Finding("warning", text, "set kafka.security.protocol to SSL or SASL_SSL, unless the network is your own")
+    codec = config.kafka.compression
+    if codec != "none" and not getattr(codecs, f"has_{codec}")():
+        text = f"kafka: compression {codec} needs a library that is not installed"
+        yield Finding("error", text, "run `pip install cramjam`, or take gzip or none")
     if away and config.kafka.replication < 2:
         remedy = "set kafka.replication to 3 where there are three brokers"
         yield Finding("warning", "kafka: topics have one replica, so a lost disk is lost records", remedy)
