@@ -248,22 +248,31 @@ def run_to_end(command: Callable[[], Any]) -> int:
     try:
         result = command()
         sys.stdout.flush()
-    except SystemExit as error:
-        return error.code if isinstance(error.code, int) else Exit.FAILED if error.code else Exit.DONE
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        return 130
-    except click.ClickException as error:
-        error.show()
-        return Exit.USAGE
-    except BrokenPipeError:
-        # Whoever read our output has all it wants. Nothing is to be flushed into the broken pipe at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Exit.DONE
     except BaseException as error:  # the last place that can say something useful
-        text, code = ending(error)
-        sys.stderr.write(text + "\n")
-        return code
+        return _code_of(error)
     return result if isinstance(result, int) else Exit.DONE
+
+
+def _code_of(error: BaseException) -> int:
+    match error:
+        case SystemExit(code=code) if not isinstance(error.__context__, BrokenPipeError):  # click makes those 1
+            return code if isinstance(code, int) else Exit.FAILED if code else Exit.DONE
+        case SystemExit() | BrokenPipeError():
+            _reader_is_gone()
+            return Exit.DONE
+        case click.exceptions.Abort() | KeyboardInterrupt():
+            return 130
+        case click.ClickException():
+            error.show()
+            return Exit.USAGE
+    text, code = ending(error)
+    sys.stderr.write(text + "\n")
+    return code
+
+
+def _reader_is_gone() -> None:
+    """Whoever read our output has all it wants. Nothing is to be flushed into the broken pipe at exit either."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
 
 
 if __name__ == "__main__":
