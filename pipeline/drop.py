@@ -13,7 +13,11 @@ def compile_drop(paths: Sequence[str], record: type[msgspec.Struct]) -> Callable
 
     What a record lacks already is no error. JSON values of open fields are copied on the way, never changed.
     """
+    if not paths:
+        return lambda records: None
     locations = [resolve(path, record) for path in paths]
+    if not locations:
+        return lambda records: None
     loads = Loads([at.parent for at in locations if at.parent])
     constants: dict[str, Any] = {"without": _without}
     lines = ["def drop(records):", "    for r in records:", *(f"        {line}" for line in loads.lines)]
