@@ -157,5 +157,6 @@ def _filling(
                 *_filling(nested.type, below, value, indent + "    ", constants),
             ]
         else:
-            lines.append(f"{indent}if ({lacks}) and {source}.{name} is not None: {target}.{name} = {source}.{name}")
+            has = f"{source}.{name} is not UNSET and {source}.{name} is not None"
+            lines.append(f"{indent}if ({lacks}) and {has}: {target}.{name} = {source}.{name}")
     return lines
