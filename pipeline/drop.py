@@ -13,8 +13,6 @@ def compile_drop(paths: Sequence[str], record: type[msgspec.Struct]) -> Callable
 
     What a record lacks already is no error. JSON values of open fields are copied on the way, never changed.
     """
-    if not paths:
-        return lambda records: None
     locations = [resolve(path, record) for path in paths]
     if not locations:
         return lambda records: None
