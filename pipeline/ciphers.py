@@ -50,9 +50,9 @@ class BatchedCfb:
         if longest <= BLOCK:
             return list(self._block(vectors, plains, sizes)), vectors
         ciphertexts = list(self._block(vectors, plains, [min(size, BLOCK) for size in sizes]))
-        going_on = range(len(plains))
+        going_on: Sequence[int] = range(len(plains))
         for start in range(BLOCK, longest, BLOCK):
-            going_on = [number for number in going_on if sizes[number] > start]  # type: ignore[assignment]
+            going_on = [number for number in going_on if sizes[number] > start]
             before = [ciphertexts[number][-BLOCK:] for number in going_on]
             rest = [plains[number][start : start + BLOCK] for number in going_on]
             for number, block in zip(going_on, self._block(before, rest, list(map(len, rest))), strict=True):

@@ -120,24 +120,26 @@ class _Field:
         return _Taken(held, list(itertools.compress(parents[self._vector_owner], owners)), plains)
 
     def _take_slowly(self, parents: dict[str, list[Any]], routes: Sequence[str], refused: dict[int, Refused]) -> _Taken:
-        taken = _Taken([], [], [])
+        owners: list[Any] = []
+        vector_owners: list[Any] = []
+        plains: list[bytes] = []
         everything = zip(parents[self._owner], parents[self._vector_owner], routes, strict=True)
         for position, (owner, vector_owner, route) in enumerate(everything):
             text = getattr(owner, self._name) if owner else UNSET
             if isinstance(text, str):
-                taken.owners.append(owner)  # type: ignore[attr-defined]  # lists, here
-                taken.vector_owners.append(vector_owner)  # type: ignore[attr-defined]
-                taken.plains.append(text.encode())
+                owners.append(owner)
+                vector_owners.append(vector_owner)
+                plains.append(text.encode())
             elif text is not UNSET:
                 refused.setdefault(position, Refused("card-field-not-a-string", self._path))
             elif route != UNMATCHED:
                 refused.setdefault(position, Refused("card-field-missing", self._path))
-        return taken
+        return _Taken(owners, vector_owners, plains)
 
-    def put(self, taken: _Taken, ciphertexts: Sequence[Any], vectors: Sequence[bytes]) -> None:
+    def put(self, taken: _Taken, ciphertexts: Sequence[Any], vectors: Sequence[Any]) -> None:
         """Put ciphertexts, and vectors if the field has them, where the texts were."""
         if self._hexadecimal:
-            ciphertexts, vectors = list(map(bytes.hex, ciphertexts)), list(map(bytes.hex, vectors))  # type: ignore[arg-type]
+            ciphertexts, vectors = [one.hex() for one in ciphertexts], [one.hex() for one in vectors]
         self._write(taken.owners, taken.vector_owners, ciphertexts, vectors or itertools.repeat(None))
 
 

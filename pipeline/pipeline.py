@@ -113,7 +113,9 @@ class Pipeline:
 
     def _enrich(self, batch: list[Any], done: Processed) -> None:
         for join in self._joins:
-            done.unknown[join.table] += join(batch)
+            unknown = join(batch)
+            if unknown:
+                done.unknown[join.table] += unknown
 
     def _encrypt(
         self, positions: Sequence[int], batch: list[Any], routes: list[str], done: Processed
