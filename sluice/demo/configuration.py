@@ -120,7 +120,6 @@ def _usage() -> dict[str, Any]:
     return {
         "from": RAW_USAGE,
         "schema": "usage",
-        "drop": [".endpoint.balance"],
         "enrich": [
             {"by": f".{one}.id", "from": f"{one}s", "into": f".{one}"} for one in ("endpoint", "sim", "operator")
         ],

@@ -1,6 +1,7 @@
 """The demo from its first to its last second: set up, send, watch, let everything arrive, and strike the balance."""
 
 import asyncio
+import importlib.util
 import logging
 import random
 import signal
@@ -56,11 +57,17 @@ def run(settings: Settings) -> bool:
     Whatever happens, Ctrl-C and kill -9 included, no process stays behind. Raises UserError, Missing, BrokerFailed,
     KafkaError, KeyboardInterrupt.
     """
+    if importlib.util.find_spec("moto") is None:
+        raise UserError(
+            "moto is not installed; get it with `pip install 'sluice[demo]'`, or use `make demo`", Exit.UNAVAILABLE
+        )
     logging.getLogger("aiokafka").setLevel(logging.ERROR)  # that a new topic has no leader yet is no news
     with ExitStack() as stack:
         root = settings.keep
         if root is None:
-            root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sluice-demo-")))
+            root = Path(
+                stack.enter_context(tempfile.TemporaryDirectory(prefix="sluice-demo-", ignore_cleanup_errors=True))
+            )
         view = stack.enter_context(view_for(settings.as_json))
         try:
             ledger = asyncio.run(_until_signal(_demo(settings, root, view)))

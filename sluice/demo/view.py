@@ -70,7 +70,11 @@ class LineView:
             return
         self._phase, self._next = picture.phase, now + LINE_SECONDS
         waiting = sum(picture.reading.lag.values())
-        figures = f": {picture.reading.sent:,} of {picture.total:,} sent, {waiting:,} in work" if picture.total else ""
+        figures = (
+            f": {picture.reading.sent:,} of {picture.total:,} sent, {waiting:,} still to be routed or delivered"
+            if picture.total
+            else ""
+        )
         killed = f", {picture.kills} workers killed" if picture.kills else ""
         again = f", {picture.restarts} workers failed and started again" if picture.restarts else ""
         sys.stderr.write(f"{picture.phase}{figures}{killed}{again}\n")
@@ -147,7 +151,7 @@ def print_ledger(ledger: Ledger, console: Console) -> None:
     pipelines = _table("pipeline", "in", *ROUTES, "dead letters")
     for name, counts in ledger.pipelines.items():
         pipelines.add_row(name, *(f"{counts[key]:,}" for key in ("in", *ROUTES, "dead_letters")))
-    streams = _table("stream", "expected", "delivered", "missing", "duplicates", "card fields in clear")
+    streams = _table("stream", "expected", "delivered", "missing", "duplicates", "in clear")
     for name, counts in ledger.streams.items():
         bad = counts["missing"] or counts["clear_card_fields"]
         streams.add_row(name, *(f"{value:,}" for value in counts.values()), style="red" if bad else "")

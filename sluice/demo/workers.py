@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import aiohttp
 import orjson
 
 from sluice.demo.processes import Process, ProcessEnded
@@ -55,16 +56,18 @@ class Workers:
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def wait_until_ready(self, seconds: float) -> None:
-        """Return when every worker has shown its address: then it has its config, brokers and destinations.
+        """Return when every worker has said on /ready that it is a member of its groups.
 
         Raises ProcessEnded after so many seconds. Needs `run` beside it.
         """
         deadline = time.monotonic() + seconds
-        while missing := [place for place in self._places if place.process is None or not place.process.address]:
-            if time.monotonic() > deadline:
-                lines = missing[0].process.last_lines() if missing[0].process else ""
-                raise ProcessEnded(f"worker {missing[0].title} was not ready after {seconds:.0f} s:\n{lines}")
-            await asyncio.sleep(_LOOK_SECONDS)
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2), trust_env=False) as session:
+            for place in self._places:
+                while not (place.process is not None and await _is_ready(session, place.process)):
+                    if time.monotonic() > deadline:
+                        lines = place.process.last_lines() if place.process else ""
+                        raise ProcessEnded(f"worker {place.title} was not ready after {seconds:.0f} s:\n{lines}")
+                    await asyncio.sleep(_LOOK_SECONDS)
 
     def addresses(self) -> dict[str, str]:
         """`host:port` of the metrics of each worker that has logged it, by its title."""
@@ -146,6 +149,16 @@ class Workers:
             beside.write_bytes(orjson.dumps(targets, option=orjson.OPT_INDENT_2))
             beside.replace(self._targets)  # a reader never sees half of it
             self._written = targets
+
+
+async def _is_ready(session: aiohttp.ClientSession, process: Process) -> bool:
+    if process.address is None:
+        return False
+    try:
+        async with session.get(f"http://{process.address}/ready") as answer:
+            return answer.status == 200
+    except (aiohttp.ClientError, TimeoutError):
+        return False
 
 
 async def chaos(workers: Workers, draw: random.Random) -> None:
