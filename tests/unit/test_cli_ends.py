@@ -1,0 +1,234 @@
+"""Every wrong use ends with one message, a remedy and the right exit code; never with a stack trace, never with a secret."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sluice import cli
+from sluice.exits import Exit, UserError, ending
+
+ROOT = Path(__file__).resolve().parents[2]
+SLUICE = Path(sys.executable).with_name("sluice")
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """`run("check", "x.yaml")` is the exit code, stdout and stderr. In a folder with the examples and their keys."""
+    shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("keys.yaml"))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = cli.run_to_end(lambda: cli.sluice.main(list(arguments), prog_name="sluice", standalone_mode=False))
+        out, err = capfd.readouterr()
+        assert "Traceback" not in out + err
+        return code, out, err
+
+    assert run("keys", "new", "examples/workshop.yaml", "--all")[0] == 0
+    return run
+
+
+@pytest.fixture
+def closed_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+def config(port: int, **parts: str) -> str:
+    lines = [
+        f"kafka: {{brokers: ['127.0.0.1:{port}'], replication: 1}}",
+        "pipelines: {events: {from: raw.events, schema: event}}",
+        *(f"{name}: {text}" for name, text in parts.items()),
+    ]
+    Path("config.yaml").write_text("\n".join(lines))
+    return "config.yaml"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["chek", "x"], 64, "No such command 'chek'"),
+        (["check"], 64, "Missing argument 'FILE'"),
+        (
+            ["check", "nowhere.yaml"],
+            64,
+            "nowhere.yaml cannot be read: No such file or directory; give the path of a config",
+        ),
+        (["check", "examples"], 64, "examples cannot be read: Is a directory; give the path of a config"),
+        (["check", "examples/events.jsonl"], 78, "is not YAML"),
+        (["worker", "examples/workshop.yaml", "event"], 64, "no pipeline or stream is named event"),
+        (["try", "examples/workshop.yaml", "event", "examples/events.jsonl"], 64, "did you mean events?"),
+        (["try", "examples/workshop.yaml", "events", "nowhere.jsonl"], 64, "No such file or directory"),
+        (["try", "examples/data-streamer.yaml", "events", "--reference", "sims"], 64, "write --reference NAME=FILE"),
+        (["try", "examples/data-streamer.yaml", "events", "--reference", "sim=x"], 64, "did you mean sims?"),
+        (["try", "examples/data-streamer.yaml", "events", "--reference", "sims=nowhere"], 64, "nowhere cannot be read"),
+        (["generate", "--topic", "raw.events"], 64, "--topic and --brokers go together"),
+        (["generate", "--count", "-1"], 64, "-1 is not in the range"),
+        (["keys", "new", "examples/workshop.yaml"], 64, "give one key NAME, or --all"),
+        (["keys", "new", "examples/workshop.yaml", "a b"], 64, "use letters, digits"),
+        (["schemas", "check", "nowhere.avsc", "nowhere.avsc"], 2, "nowhere.avsc cannot be read"),
+        (["up", "examples/workshop.yaml", "--workers", "0"], 64, "0 is not in the range"),
+        (["demo", "--rate", "fast"], 64, "'fast' is not a valid integer"),
+    ],
+)
+def test_wrong_uses(run: Run, arguments: list[str], code: int, said: str) -> None:
+    ended, out, err = run(*arguments)
+    assert (ended, out) == (code, "")
+    assert said in err
+
+
+def test_a_config_without_its_keys_says_how_to_make_them(run: Run) -> None:
+    Path("examples/keys.yaml").unlink()
+    for arguments in (
+        ["try", "examples/workshop.yaml", "events", "examples/events.jsonl"],
+        ["keys", "list", "examples/workshop.yaml"],
+    ):
+        code, out, err = run(*arguments)
+        assert (code, out) == (78, "")
+        assert "keys.yaml is not there; make it with `sluice keys new FILE --all`" in err
+    code, out, err = run("check", "--offline", "examples/workshop.yaml")
+    assert code == 78
+    assert "✗ keys:" in out
+
+
+def test_keys_that_others_can_read_are_refused(run: Run) -> None:
+    Path("examples/keys.yaml").chmod(0o444)
+    code, _, err = run("try", "examples/workshop.yaml", "events", "examples/events.jsonl")
+    assert code == 78
+    assert "run `chmod 0400" in err
+
+
+@pytest.mark.parametrize("command", [["topics"], ["topics", "--compare"]])
+def test_a_broker_that_is_not_there(run: Run, closed_port: int, command: list[str]) -> None:
+    code, out, err = run(command[0], config(closed_port), *command[1:])
+    assert (code, out) == (69, "")
+    assert err.startswith(f"sluice: no Kafka broker answers at 127.0.0.1:{closed_port} (")
+    assert err.endswith("start it, or correct kafka.brokers and kafka.security\n")
+    assert err.count("\n") == 1
+
+
+def test_generating_to_a_broker_that_is_not_there(run: Run, closed_port: int) -> None:
+    code, out, err = run("generate", "--count", "1", "--topic", "t", "--brokers", f"127.0.0.1:{closed_port}")
+    assert (code, out) == (69, "")
+    assert "start it, or correct --brokers" in err
+
+
+def test_certificates_that_are_not_there(run: Run) -> None:
+    text = "kafka: {brokers: ['127.0.0.1:1'], security: {protocol: SSL, ca: no.pem}}\n"
+    Path("config.yaml").write_text(text + "pipelines: {events: {from: raw.events, schema: event}}")
+    code, _, err = run("topics", "config.yaml")
+    assert code == 78
+    assert "correct ca, certificate and key" in err
+
+
+def test_check_names_all_that_is_out_of_reach_and_what_to_do(run: Run, closed_port: int) -> None:
+    aws = f"endpoint_url: 'http://127.0.0.1:{closed_port}', region: us-east-1, access_key_id: a, secret_access_key: swordfish"
+    http = f"url: 'http://127.0.0.1:{closed_port}/', allow_http: true, allow_private: [127.0.0.0/8], secret: {3 * 'swordfish'}"
+    streams = f"""
+  s3: {{from: [events.success], s3: {{bucket: abc, {aws}}}}}
+  kinesis: {{from: [events.success], kinesis: {{stream: abc, {aws}}}}}
+  http: {{from: [events.success], http: {{{http}}}}}
+"""
+    code, out, err = run("check", config(closed_port, streams=streams))
+    assert (code, err) == (69, "")
+    crosses = [line for line in out.splitlines() if line.startswith("✗")]
+    assert [line.split(":")[0] for line in crosses] == [
+        "✗ no Kafka broker answers at 127.0.0.1",
+        *(f"✗ stream {n}" for n in ("s3", "kinesis", "http")),
+    ]
+    assert all(";" in line for line in crosses), "a remedy"
+    assert "swordfish" not in out
+
+
+def test_check_offline_warns_of_what_would_be_forgotten(run: Run) -> None:
+    code, out, _ = run("check", "--offline", config(1))
+    assert code == 0
+    warnings = [line for line in out.splitlines() if line.startswith("!")]
+    assert any("no stream delivers events.success; name it in `from:`" in line for line in warnings)
+    assert any("none is called dead-letters" in line for line in warnings)
+    assert any(".transaction.cc.cc_number" in line and "in clear" in line for line in warnings)
+
+
+@pytest.mark.parametrize("example", ["workshop.yaml", "data-streamer.yaml"])
+def test_the_examples_pass_offline_without_a_warning(run: Run, example: str) -> None:
+    code, out, err = run("check", "--offline", f"examples/{example}")
+    assert (code, err) == (0, "")
+    assert {line[0] for line in out.splitlines()} == {"✓"}
+
+
+def test_check_names_each_key_that_is_missing(run: Run) -> None:
+    text = Path("examples/workshop.yaml").read_text().replace("key: card-zip", "key: card-post")
+    Path("examples/other.yaml").write_text(text)
+    code, out, _ = run("check", "--offline", "examples/other.yaml")
+    assert code == 78
+    assert "✗ keys: pipelines.events.encrypt[3].key names card-post" in out
+    assert "run `sluice keys new FILE card-post`" in out
+
+
+def test_help_of_every_command() -> None:
+    for name, command in cli.sluice.commands.items():
+        assert command.help, name
+        assert command.help.split("\n")[0].endswith((".", ":"))
+
+
+def raised(error: Exception) -> Exception:
+    try:
+        raise error
+    except Exception as caught:
+        return caught
+
+
+def test_an_internal_fault_shows_where_and_no_value() -> None:
+    text, code = ending(ExceptionGroup("4111111111111111", [raised(ValueError("4111111111111111"))]))
+    assert code == Exit.INTERNAL
+    assert "4111" not in text
+    assert "test_cli_ends.py" in text
+    assert "ValueError" in text
+
+
+def test_a_users_mistake_inside_a_group_of_errors_is_a_sentence() -> None:
+    group = ExceptionGroup("tasks", [ExceptionGroup("inner", [UserError("the remedy", Exit.CONFIG)])])
+    assert ending(group) == ("sluice: the remedy", Exit.CONFIG)
+
+
+def test_a_reader_that_has_enough_is_no_failure() -> None:
+    generate = subprocess.Popen([SLUICE, "generate"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert generate.stdout
+    assert generate.stderr
+    assert generate.stdout.readline().startswith(b"{")
+    generate.stdout.close()
+    assert generate.stderr.read() == b""
+    assert generate.wait(20) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_generate_ends_with_a_whole_line_and_0_on_a_signal(number: signal.Signals) -> None:
+    command = [str(SLUICE), "generate", "--rate", "200", "--kind", "both"]
+    generate = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert generate.stdout
+    first = generate.stdout.readline()
+    generate.send_signal(number)
+    rest, err = generate.communicate(timeout=20)
+    assert (generate.returncode, err) == (0, b"")
+    assert first.endswith(b"}\n")
+    assert rest == b"" or rest.endswith(b"}\n")
+
+
+def test_help_does_not_load_what_commands_need() -> None:
+    heavy = "{'boto3', 'aiohttp', 'aiokafka', 'faust', 'pydantic', 'fastavro'}"
+    script = f"import sys; import sluice.cli; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env={**os.environ}
+    )
+    assert done.stdout == "[]\n"
