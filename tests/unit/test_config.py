@@ -69,6 +69,12 @@ def test_the_config_in_the_kubernetes_example_is_valid(read: Any, monkeypatch: p
     assert "swordfish" not in config.model_dump_json()
 
 
+def test_the_config_in_the_readme_is_valid(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEBHOOK_SECRET", "x" * 32)
+    blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert [len(read(block).streams) for block in blocks] == [3]
+
+
 def test_what_the_seed_asks_for_is_what_the_workshop_example_does() -> None:
     config = load(ROOT / "examples/workshop.yaml")
     events = config.pipelines["events"]
