@@ -20,7 +20,10 @@ class ProcessEnded(Exception):
 
 
 class Process:
-    """`python ARGUMENTS...` with stdout and stderr appended to `log`. Start it in the main thread."""
+    """`python ARGUMENTS...` with stdout and stderr appended to `log`. Start it in the main thread.
+
+    Python's `-P`: the directory that the demo was called in may hold a `schemas` of its own.
+    """
 
     def __init__(self, name: str, arguments: Sequence[str], log: Path) -> None:
         self.name, self.log = name, log
@@ -29,7 +32,7 @@ class Process:
             self._log_begin = out.tell()
             # A session of its own: Ctrl-C reaches the demo alone, which then ends things in order.
             self._popen = subprocess.Popen(  # noqa: S603  our own Python and modules
-                tethered([sys.executable, *arguments]),
+                tethered([sys.executable, "-P", *arguments]),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
