@@ -46,9 +46,10 @@ def problems(model: type[BaseModel], data: dict[Any, Any]) -> list[Problem]:
         except ValidationError as error:
             places = []
             for one in error.errors(include_url=False):
-                places.append(_in_file(one["loc"], left_out, data))
-                if not _follows(places[-1], one["type"], left_out, found):
-                    found.setdefault(places[-1], Problem(places[-1], _reason(model, one)))
+                where = _in_file(one["loc"], left_out, data)
+                places.append(where)
+                if where not in found and not any(_follows(where, one["type"], path, found, data) for path in left_out):
+                    found[where] = Problem(where, _reason(model, where, one, _at(where, data)))
             more = {_removable(where, left_out, data) for where in places} - {()}
             if not more:
                 break
@@ -86,12 +87,15 @@ def _in_file(location: Path, left_out: set[Path], data: Any) -> Path:
 def _removable(where: Path, left_out: set[Path], data: Any) -> Path:
     """The place, or the innermost one around it that is there and has not been left out; () if only the top is left."""
     for length in range(len(where), 1, -1):
-        at = data
-        for part in where[:length]:
-            at = _member(at, part)
-        if at is not _NOTHING and where[:length] not in left_out:
+        if _at(where[:length], data) is not _NOTHING and where[:length] not in left_out:
             return where[:length]
     return ()
+
+
+def _at(where: Path, data: Any) -> Any:
+    for part in where:
+        data = _member(data, part)
+    return data
 
 
 def _member(at: Any, part: int | str) -> Any:
@@ -101,45 +105,43 @@ def _member(at: Any, part: int | str) -> Any:
         return _NOTHING
 
 
-def _follows(where: Path, kind: str, left_out: set[Path], found: Mapping[Path, Problem]) -> bool:
-    """Whether a problem is there only because of what was left out for another one."""
-
-    def is_missed(path: Path) -> bool:
-        """Left out in the hope to see more, or misspelt: not what its author meant to leave out."""
-        return path not in found or "did you mean" in found[path].reason
-
-    return any(
-        path == where
-        or (path[: len(where)] == where and kind in ("missing", "too_short"))
-        or (path[:-1] == where and is_missed(path))
-        for path in left_out
-    )
+def _follows(where: Path, kind: str, path: Path, found: Mapping[Path, Problem], data: Any) -> bool:
+    """Whether a problem may be there only because `path` was left out, which has a problem of its own."""
+    parent = path[:-1]
+    if path[: len(where)] == where and (path == where or kind in ("missing", "too_short")):
+        return True
+    if isinstance(parent[-1], int) and where[: len(parent)] == parent:
+        return True  # of a rule in a list, what is wrong with its form was seen at once
+    # A section, a misspelt key, or what was left out in the hope to see more: its parent may well need it.
+    meant_otherwise = path not in found or "did you mean" in found[path].reason or isinstance(_at(path, data), dict)
+    return parent == where and meant_otherwise
 
 
-def _reason(model: type[BaseModel], one: Mapping[str, Any]) -> str:
-    kind, where = one["type"], one["loc"]
-    if kind == "extra_forbidden":
-        return _unknown(model, str(where[-1]), where[:-1])
-    if kind == "missing":
-        return _missing(model, where)
-    if kind == "value_error":
-        return str(one["ctx"]["error"])
-    return _misfit(one)
+def _reason(model: type[BaseModel], where: Path, one: Mapping[str, Any], given: Any) -> str:
+    """What to say of an error of pydantic's; `given` is what the file has there."""
+    match one["type"]:
+        case "extra_forbidden":
+            return _unknown(model, str(where[-1]), where[:-1])
+        case "missing":
+            return _missing(model, where)
+        case "value_error":
+            return str(one["ctx"]["error"])
+        case "literal_error":
+            return _choice(given, one["ctx"]["expected"])
+        case _:
+            return _misfit(one, given)
 
 
-def _misfit(one: Mapping[str, Any]) -> str:
+def _misfit(one: Mapping[str, Any], given: Any) -> str:
     """Why a value is not of the form that it must have."""
     kind, context = one["type"], one.get("ctx", {})
     if kind == "string_pattern_mismatch":
         letters = "lower-case letters" if context["pattern"] == NAME else "letters"
         return f"is no name; use {letters}, digits, - and _, beginning with a letter or digit"
-    if kind == "literal_error":
-        return _choice(one["input"], context["expected"])
     if kind in _BOUNDS:
         bound, word = _BOUNDS[kind]
-        number = one["input"]
-        given = f", is {number}" if isinstance(number, int | float) and not isinstance(number, bool) else ""
-        return f"must be {word} {context[bound]:g}{given}; correct it"
+        number = f", is {given}" if isinstance(given, int | float) and not isinstance(given, bool) else ""
+        return f"must be {word} {context[bound]:g}{number}; correct it"
     if kind in _FORMS:
         return _FORMS[kind]
     message = one["msg"].replace("Input should be", "must be")

@@ -14,6 +14,8 @@ from sluice.devices import Fleet, Message
 from sluice.exits import Exit, UserError
 from sluice.generate import to_stream, to_topic
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 
 class _Stopped(Exception):
     """SIGTERM or SIGINT."""
@@ -33,14 +35,14 @@ def run(
     A signal ends it after a whole record. Raises UserError when the topic cannot be written to.
     """
     messages = itertools.islice(_messages(kind, Fleet(seed, devices, bad=bad)), count)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    if target is not None:
+        logs.silence()
+        asyncio.run(_to_topic(messages, *target, rate))
+        return
+    for number in SIGNALS:
         signal.signal(number, _stop)
     try:
-        if target is None:
-            to_stream(messages, sys.stdout.buffer, rate)
-        else:
-            logs.silence()
-            _to_topic(messages, *target, rate)
+        to_stream(messages, sys.stdout.buffer, rate)
     except _Stopped:
         sys.stdout.buffer.flush()
 
@@ -60,15 +62,20 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise _Stopped
 
 
-def _to_topic(messages: Iterator[Message], topic: str, brokers: str, rate: float | None) -> None:
+async def _to_topic(messages: Iterator[Message], topic: str, brokers: str, rate: float | None) -> None:
     sent = 0
 
     def progress(count: int) -> None:
         nonlocal sent
         sent = count
 
+    sending = asyncio.ensure_future(to_topic(messages, topic, brokers, rate, progress=progress))
+    for number in SIGNALS:
+        asyncio.get_running_loop().add_signal_handler(number, sending.cancel)
     try:
-        asyncio.run(to_topic(messages, topic, brokers, rate, progress=progress))
+        await sending
+    except asyncio.CancelledError:
+        pass  # by a signal: what is acknowledged is said below
     except KafkaConnectionError:
         raise UserError(
             f"no Kafka broker answers at {brokers}; start it, or correct --brokers", Exit.UNAVAILABLE

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -147,3 +147,36 @@ async def test_up_runs_the_pipeline_and_drains_on_sigterm(kafka: str, name: str,
     started = time.monotonic()
     assert await asyncio.to_thread(up.wait, 30) == 0
     assert time.monotonic() - started < 20
+
+
+async def test_generate_sends_until_a_signal_and_says_how_much_is_there(
+    kafka: str, topic_name: Callable[[str], str], new_topics: Callable[..., Awaitable[None]]
+) -> None:
+    topic = topic_name("generated")
+    await new_topics(topic, partitions=2)
+    command = [SLUICE, "generate", "--topic", topic, "--brokers", kafka, "--rate", "500", "--kind", "both"]
+    generate = await asyncio.to_thread(subprocess.Popen, command, stderr=subprocess.PIPE, text=True)
+    consumer = AIOKafkaConsumer(bootstrap_servers=kafka)
+    await consumer.start()
+    try:
+        places = [TopicPartition(topic, number) for number in range(2)]
+        async with asyncio.timeout(30):
+            while sum((await consumer.end_offsets(places)).values()) < 200:
+                await asyncio.sleep(0.1)
+        generate.send_signal(signal.SIGTERM)
+        _, said = await asyncio.to_thread(generate.communicate, None, 20)
+        assert generate.returncode == 0, said
+        count = int(said.split()[0])
+        assert said == f"{count} records acknowledged by {topic}\n"
+        assert sum((await consumer.end_offsets(places)).values()) >= count >= 200
+    finally:
+        await consumer.stop()
+
+
+def test_a_topic_that_is_not_there_is_named(kafka: str, topic_name: Callable[[str], str]) -> None:
+    topic = topic_name("no.such")
+    command = [SLUICE, "generate", "--topic", f"{topic} x", "--brokers", kafka, "--count", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 69
+    assert "correct --topic" in done.stderr

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from moto.server import ThreadedMotoServer
 
 from sluice import cli
 from sluice.exits import Exit, UserError, ending
@@ -149,6 +150,25 @@ def test_check_names_all_that_is_out_of_reach_and_what_to_do(run: Run, closed_po
     ]
     assert all(";" in line for line in crosses), "a remedy"
     assert "swordfish" not in out
+
+
+def test_check_of_a_bucket_and_a_stream_that_are_not_there(run: Run, closed_port: int) -> None:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        aws = f"endpoint_url: 'http://{host}:{port}', region: us-east-1, access_key_id: a, secret_access_key: b"
+        streams = f"""
+  s3: {{from: [events.success], s3: {{bucket: not-there, {aws}}}}}
+  kinesis: {{from: [events.success], kinesis: {{stream: not-there, {aws}}}}}
+"""
+        code, out, _ = run("check", config(closed_port, streams=streams))
+    finally:
+        server.stop()
+    assert code == 69
+    assert "✗ stream s3: bucket not-there: does not exist; create it" in out
+    assert "✗ stream kinesis: " in out
+    assert "not-there" in out.partition("stream kinesis")[2]
 
 
 def test_check_offline_warns_of_what_would_be_forgotten(run: Run) -> None:
