@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 30.0
 
+NEVER_SENT = "behind"
+"""The verdict on a record that waits behind a failed one of its key: no failure of its own."""
 SINK_REFUSALS: dict[str, Reason] = {"too-large": "too-large-for-sink", "rejected": "rejected-by-sink"}
 """The reason of a stream's dead letter, by what its sink said."""
 
@@ -108,7 +110,8 @@ class Forwarder:
             elif verdict.outcome == "again":
                 again.append(index)
                 after = max(after, verdict.after or 0.0)
-                metrics.DELIVERY_FAILURES.labels(self._name, verdict.reason).inc()
+                if verdict.reason != NEVER_SENT:
+                    metrics.DELIVERY_FAILURES.labels(self._name, verdict.reason).inc()
             else:
                 refused.append((cut.originals[index], Refused(SINK_REFUSALS[verdict.reason])))
         metrics.DELIVERED.labels(self._name).inc(delivered)

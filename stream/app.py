@@ -184,10 +184,10 @@ class Worker:
         now = time.monotonic()
         metrics.LAG.clear()
         for app in self._apps.values():
-            assignment: Assignment | None = getattr(app.consumer, "current", None)
-            if assignment is None:
-                continue
-            for tp, partition in assignment.partitions.items():
-                metrics.LAG.labels(tp.topic, tp.partition).set(max(0, partition.highwater - partition.offset))
-                oldest = max(oldest, partition.unsettled_seconds(now))
+            for tp, lag in app.consumer.lags().items():
+                metrics.LAG.labels(tp.topic, tp.partition).set(lag)
+            assignment: Assignment | None = app.consumer.current
+            if assignment is not None:
+                ages = (partition.unsettled_seconds(now) for partition in assignment.partitions.values())
+                oldest = max(oldest, *ages, 0.0)
         metrics.OLDEST_UNSETTLED.set(oldest)

@@ -26,10 +26,6 @@ class Partition:
         self.tp = tp
         self.topic: str = tp.topic
         self.number: int = tp.partition
-        self.position = at.offset
-        """Where the next fetch reads: one past the last record delivered."""
-        self.highwater = at.offset
-        """One past the last record of the log, as of the last fetch."""
         self.held_bytes = 0
         """Bytes of this partition's records in this process, from fetch to settlement."""
         self._assignment = assignment
@@ -90,6 +86,11 @@ class Partition:
     def note(self) -> str:
         """The commit metadata at `offset`, "" for none."""
         return self._watermark.note
+
+    @property
+    def idle(self) -> bool:
+        """Nothing of this partition is here: all that was fetched is settled."""
+        return self.held_bytes == 0 and self._watermark.unsettled == 0
 
     def begin(self, end: int) -> Span:
         """Take everything before offset `end` into work."""
@@ -183,7 +184,6 @@ class Assignment:
 
     def fetched(self, partition: Partition, batch: RecordBatch) -> None:
         partition.held_bytes += batch.bytes
-        partition.position = batch.end
         self.held_bytes += batch.bytes
 
     def released(self, count: int) -> None:

@@ -178,6 +178,7 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
         while not (self.should_stop or fetcher.should_stop):
             assignment = self.current
             if assignment is None or assignment.ended:
+                self._opened.clear()
                 await self._wait_for(self._opened)
                 continue
             hungry = assignment.hungry()
@@ -191,7 +192,6 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
                     break  # read under an assignment that is gone: its next owner reads it again
                 batch = RecordBatch(tp.topic, tp.partition, records)
                 assignment.fetched(partition, batch)
-                partition.highwater = self._kafka.last_stable_offset(tp) or batch.end
                 await self.callback(self._to_message(TP(*tp), Fetched(partition, batch)))
 
     async def _wait_for(self, event: asyncio.Event) -> None:
@@ -237,6 +237,23 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
 
     async def _commit(self, offsets: Any) -> bool:
         raise AssertionError("Faust's own commit was called; offsets are committed by stream.assignment alone")
+
+    def lags(self) -> Mapping[TopicPartition, int]:
+        """For each partition, how many offsets lie between its first unsettled one and the log's (stable) end.
+
+        Transaction markers behind the last record count as settled once they were read past.
+        """
+        if self.current is None or self.current.ended:
+            return {}
+        lags = {}
+        for tp, partition in self.current.partitions.items():
+            state = self._kafka._subscription.subscription.assignment.state_value(tp)
+            settled = partition.offset
+            if partition.idle and state is not None and state.has_valid_position:
+                settled = max(settled, state.position)
+            end = (state.lso if state is not None else None) or settled
+            lags[tp] = max(0, end - settled)
+        return lags
 
     # What else Faust asks of a consumer
 

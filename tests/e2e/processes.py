@@ -10,6 +10,7 @@ from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import GroupCoordinatorNotAvailableError
 
 
 class Child:
@@ -88,9 +89,11 @@ async def until(holds: Callable[[], bool], seconds: float = 30, explain: Callabl
         raise AssertionError(f"not so after {seconds} s\n{explain()}") from None
 
 
-async def produce(brokers: str, topic: str, records: Mapping[int, Sequence[bytes]]) -> None:
+async def produce(
+    brokers: str, topic: str, records: Mapping[int, Sequence[bytes | None]], max_request_size: int = 1_048_576
+) -> None:
     """Partition → values, acknowledged by all replicas."""
-    producer = AIOKafkaProducer(bootstrap_servers=brokers, enable_idempotence=True)
+    producer = AIOKafkaProducer(bootstrap_servers=brokers, enable_idempotence=True, max_request_size=max_request_size)
     await producer.start()
     try:
         for partition, values in records.items():
@@ -132,9 +135,25 @@ async def committed(brokers: str, group: str) -> dict[TopicPartition, tuple[int,
     await admin.start()
     try:
         found = await admin.list_consumer_group_offsets(group)
+    except GroupCoordinatorNotAvailableError:  # the first group of a new cluster: its topic is being made
+        found = {}
     finally:
         await admin.close()
     return {tp: (at.offset, at.metadata) for tp, at in found.items()}
+
+
+async def until_committed(
+    brokers: str, group: str, expected: Mapping[TopicPartition, int], seconds: float = 60
+) -> None:
+    """Wait until the committed offsets of a group are these."""
+    found: dict[TopicPartition, tuple[int, str]] = {}
+    try:
+        async with asyncio.timeout(seconds):
+            while {tp: found.get(tp, (0, ""))[0] for tp in expected} != dict(expected):
+                await asyncio.sleep(0.1)
+                found = await committed(brokers, group)
+    except TimeoutError:
+        raise AssertionError(f"{group} is at {found} after {seconds} s, expected {dict(expected)}") from None
 
 
 async def total(brokers: str, topic: str) -> int:

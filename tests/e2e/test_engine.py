@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from stream.commits import Commits, Committed, Fenced, Pin
 from stream.reader import Reader
-from tests.e2e.processes import Child, children, committed, produce, read, total, until
+from tests.e2e.processes import Child, children, committed, produce, read, total, until, until_committed
 
 WORKER = str(Path(__file__).with_name("echo_worker.py"))
 PARTITIONS = 4
@@ -198,11 +198,6 @@ async def _until_more_than(kafka: str, topic: str, count: int) -> None:
 async def _until_settled(kafka: str, group: str, raw: str, count: int, worker: Child) -> None:
     """Wait until every partition's committed offset is at the end."""
     try:
-        async with asyncio.timeout(60):
-            while True:
-                found = await committed(kafka, group)
-                if [found.get(TopicPartition(raw, p), (0, ""))[0] for p in range(PARTITIONS)] == [count] * PARTITIONS:
-                    return
-                await asyncio.sleep(0.1)
-    except TimeoutError:
-        raise AssertionError(f"not settled: {await committed(kafka, group)}\n{worker.tail()}") from None
+        await until_committed(kafka, group, {TopicPartition(raw, p): count for p in range(PARTITIONS)})
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{worker.tail()}") from None

@@ -1,0 +1,98 @@
+"""The router as a worker runs it: Faust, type checks, headers, metrics, pinned commits and all."""
+
+import asyncio
+import tempfile
+from pathlib import Path
+
+from pipeline.keys import new_keys_file
+from pipeline.pipeline import Pipeline, Processed
+from sluice.bench.load import PARTITIONS
+from sluice.bench.meter import Meter, arguments, tune_gc
+from sluice.bench.work import FIELDS
+from sluice.config import Config
+from sluice.wiring import topic_specs, wire
+from stream import metrics
+from stream.app import Worker
+from stream.outbox import Outbox
+from stream.topics import Topics
+
+NAME = "router"
+
+
+def config(brokers: str, topic: str, keys: Path) -> Config:
+    """The workshop's pipeline: drop the buffer, route by result and total, encrypt five card fields with a key each."""
+    path, total = ".transaction.result", {"field": ".transaction.total_price", "op": "greater_or_equal", "value": 0}
+    return Config.model_validate(
+        {
+            "kafka": {"brokers": brokers.split(","), "partitions": PARTITIONS, "replication": 1},
+            "keys": {"provider": "file", "path": str(keys)},
+            "pipelines": {
+                f"{topic}-{NAME}": {
+                    "from": topic,
+                    "schema": "event",
+                    "drop": [".buffer"],
+                    "routes": {
+                        "success": [{"field": path, "op": "equal", "value": True}, total],
+                        "fail": [{"field": path, "op": "equal", "value": False}, total],
+                    },
+                    "encrypt": [
+                        {
+                            "field": f".transaction.cc.{field}",
+                            "key": field.replace("_", "-"),
+                            "algorithm": "AES-256-CFB",
+                            "iv_field": f".transaction.cc.{field}_iv",
+                        }
+                        for field in FIELDS
+                    ],
+                }
+            },
+        }
+    )
+
+
+async def run(brokers: str, topic: str, count: int) -> None:
+    """Work on the first `count` records of `topic`, and report."""
+    with tempfile.TemporaryDirectory() as folder:
+        keys = Path(folder) / "keys.yaml"
+        new_keys_file(keys, [field.replace("_", "-") for field in FIELDS])
+        settings = config(brokers, topic, keys)
+        name = next(iter(settings.pipelines))
+        async with Topics(settings.kafka) as topics:
+            await topics.create([one for one in topic_specs(settings) if one.name != topic])
+        outbox = Outbox(settings.kafka, NAME)
+        wired = wire(settings, [name], outbox)
+    await outbox.start()
+    worker, meter = Worker(wired.workloads, settings.kafka), Meter(count)
+    _start_with_the_first_batch(meter)
+    tune_gc()
+    working = asyncio.create_task(worker.run())
+    while _routed(name) < count and not working.done():
+        if metrics.DEAD_LETTERS.collect()[0].samples:
+            raise RuntimeError("there are dead letters: the input is not what the others work on")
+        await asyncio.sleep(0.005)
+    meter.count = _routed(name)
+    meter.report()
+    worker.stop()
+    await working
+    await outbox.stop()
+
+
+def _start_with_the_first_batch(meter: Meter) -> None:
+    process = Pipeline.process
+
+    def measured(self: Pipeline, records: object) -> Processed:
+        meter.first_record()
+        return process(self, records)  # type: ignore[arg-type]  # passed on as it is
+
+    Pipeline.process = measured  # type: ignore[method-assign]  # in this process alone
+
+
+def _routed(name: str) -> int:
+    """How many records are acknowledged on the routed topics."""
+    samples = (one for metric in metrics.RECORDS_OUT.collect() for one in metric.samples)
+    return int(sum(one.value for one in samples if one.name.endswith("_total") and one.labels["pipeline"] == name))
+
+
+if __name__ == "__main__":
+    _given = arguments(__doc__)
+    asyncio.run(run(_given.brokers, _given.topic, _given.count))
