@@ -128,7 +128,12 @@ def _fields(record: type[msgspec.Struct]) -> dict[str, tuple[Kind, Any]]:
 def _kind(annotation: Any) -> tuple[Kind, Any]:
     """The kind of an annotation `T | None | UnsetType`, and T."""
     members = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
-    held = [member for member in members if member not in (type(None), msgspec.UnsetType)]
+    # A Literal beside a type is a form of it that the codec has settled before anybody looks.
+    held = [
+        member
+        for member in members
+        if member not in (type(None), msgspec.UnsetType) and typing.get_origin(member) is not typing.Literal
+    ]
     if len(held) != 1:
         return "open", object
     (type_,) = held

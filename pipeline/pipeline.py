@@ -87,6 +87,7 @@ class Pipeline:
                 batch.append(self._codec.decode(values[position]))
             except Refused as refused:
                 done.dead.append((position, self._explained(refused)))
+        self._codec.settle(batch)
         done.drift = self._codec.drift - drift_before
         if not done.dead:
             return range(len(values)), batch

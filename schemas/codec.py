@@ -2,7 +2,7 @@
 
 import io
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from decimal import Decimal
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import fastavro
 import msgspec
 
-from schemas.drift import Normaliser, parsed
+from schemas.drift import OUTCOMES, Normaliser, parsed
 from schemas.fields import Field
 from schemas.refused import Refused
 from schemas.structs import decoding_hook, record_type
@@ -25,9 +25,11 @@ class Codec:
     """Reads and writes records of a subject's newest version. Not thread-safe: `drift` is counted without a lock.
 
     `type` is the Struct type of the records. `decode_fast(bytes)` is the C decoder itself: it takes records that keep the
-    contract to the letter and raises a ValueError (msgspec.DecodeError, UnicodeDecodeError) or RecursionError for all
-    others, which `decode` may still take. `encode(record)` gives JSON in UTF-8: keys in schema order, absent stays absent,
-    null stays null, decimals as they were written. `drift` counts normalisations by kind, since the start.
+    contract to the letter, or say an outcome in words, and raises a ValueError (msgspec.DecodeError, UnicodeDecodeError)
+    or RecursionError for all others, which `decode` may still take. What it gives goes through `settle` before use.
+
+    `encode(record)` gives JSON in UTF-8: keys in schema order, absent stays absent, null stays null, decimals as they were
+    written. `drift` counts normalisations by kind, since the start.
     """
 
     def __init__(self, subject: Subject, extra: Iterable[tuple[str, ...]] = ()) -> None:
@@ -38,6 +40,7 @@ class Codec:
             self.type, dec_hook=decoding_hook, float_hook=Decimal
         ).decode
         self.encode: Callable[[Any], bytes] = _encoder.encode
+        self._outcomes = [field.path for top in subject.fields for field in top.walk() if field.drift == "outcome"]
         self._normalise = Normaliser(self.type, subject.fields, self.drift)
 
     def decode(self, value: bytes | None) -> Any:
@@ -47,11 +50,23 @@ class Codec:
         """
         if value is None:
             raise Refused("null-value")
-        try:
-            return self.decode_fast(value)
-        except (ValueError, RecursionError):
-            pass
+        with suppress(ValueError, RecursionError):
+            record = self.decode_fast(value)
+            self.settle([record])
+            return record
         return self._normalise(self._avro(value) if value[:1] == b"\0" else _json(value))
+
+    def settle(self, records: Sequence[Any]) -> None:
+        """Put right, in place, what `decode_fast` takes in another form: outcomes in words become true and false."""
+        for *above, name in self._outcomes:
+            owners = records
+            for step in above:
+                owners = [held for owner in owners if (held := getattr(owner, step))]
+            for owner in owners:
+                said = getattr(owner, name)
+                if said.__class__ is str:
+                    setattr(owner, name, OUTCOMES[said])
+                    self.drift["outcome"] += 1
 
     def _avro(self, value: bytes) -> dict[str, Any]:
         if len(value) < _FRAMING:

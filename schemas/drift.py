@@ -22,7 +22,7 @@ _TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\d)([T ])(\d\d:\d\d:\d\d)(\.\d{1,9})?(Z|
 _NUMBER = re.compile(r"-?\d{1,20}(\.\d{1,20})?", re.ASCII)
 _BARE_TIMESTAMP = re.compile(r"(:\s*)(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z?)(?=\s*[,}])", re.ASCII)
 _SEVERITIES = {"INFO": "Info", "WARN": "Warn", "CRITICAL": "Critical"}
-_OUTCOMES = {"success": True, "fail": False}
+OUTCOMES = {"success": True, "fail": False}
 
 
 class Normaliser:
@@ -119,9 +119,9 @@ class Normaliser:
             if drift == "flag" and type(value) is int and value in (0, 1):
                 self._drift["flag"] += 1
                 return value == 1
-            if drift == "outcome" and type(value) is str and value in _OUTCOMES:
+            if drift == "outcome" and type(value) is str and value in OUTCOMES:
                 self._drift["outcome"] += 1
-                return _OUTCOMES[value]
+                return OUTCOMES[value]
             raise Refused("wrong-type", path)
 
         return convert

@@ -24,7 +24,10 @@ def open_fault(value: Any, depth: int) -> Literal["", "too-deep", "wrong-type"]:
         return "too-deep"
     for item in value:
         kind = type(item)
-        if kind is not str and item is not None and kind is not bool:
+        if kind is int:
+            if not LONG_MIN <= item <= LONG_MAX:
+                return "wrong-type"
+        elif kind is not str and item is not None and kind is not bool:
             fault = open_fault(item, depth + 1)
             if fault:
                 return fault
