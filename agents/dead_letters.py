@@ -1,14 +1,16 @@
 """Dead letters onto their topic: what could not be read or will never be taken, sealed, with origin and reason."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from pipeline.dead_letters import Sealer, letter_headers
-
 from schemas.refused import Refused
 from stream import metrics
-from stream.outbox import Outbox
+from stream.outbox import Outbox, Packed
 from stream.records import Record
+
+HEADER_BYTES = 4096
+"""Room for a dead letter's headers."""
 
 
 class DeadLetterDesk:
@@ -20,20 +22,20 @@ class DeadLetterDesk:
         self._outbox = outbox
         self._sealer = sealer
 
-    async def send(self, topic: str, partition: int, letters: Iterable[tuple[Record, Refused]], stage: str) -> None:
+    async def send(self, topic: str, partition: int, letters: Sequence[tuple[Record, Refused]], stage: str) -> None:
         """Seal and send; return when all are acknowledged. Raises KafkaError when the broker refuses them."""
-        builder = self._outbox.batch()
-        builders = [builder]
-        reasons: Counter[str] = Counter()
-        for record, refused in letters:
-            headers = letter_headers(topic, partition, record, refused, stage)
-            value = self._sealer.seal(record, self._outbox.max_record_bytes - 4096)
-            if builder.append(timestamp=record.timestamp, key=None, value=value, headers=headers) is None:
-                builder = self._outbox.batch()
-                builders.append(builder)
-                builder.append(timestamp=record.timestamp, key=None, value=value, headers=headers)
-            reasons[refused.reason] += 1
-        if reasons:
-            await self._outbox.send(self._topic, partition, builders)
-            for reason, count in reasons.items():
-                metrics.DEAD_LETTERS.labels(self._name, reason).inc(count)
+        if not letters:
+            return
+        largest = self._outbox.max_record_bytes - HEADER_BYTES
+        packed: list[Packed] = [
+            (
+                record.timestamp,
+                None,
+                self._sealer.seal(record, largest),
+                letter_headers(topic, partition, record, why, stage),
+            )
+            for record, why in letters
+        ]
+        await self._outbox.send(self._topic, partition, self._outbox.pack(packed))
+        for reason, count in Counter(why.reason for _, why in letters).items():
+            metrics.DEAD_LETTERS.labels(self._name, reason).inc(count)

@@ -3,18 +3,18 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import orjson
 from aiokafka.producer.message_accumulator import BatchBuilder
-from pipeline.pipeline import Pipeline, Processed
 
 from agents.dead_letters import DeadLetterDesk
+from pipeline.pipeline import Pipeline, Processed
 from schemas.refused import Refused
 from stream import metrics
 from stream.assignment import Partition
 from stream.offsets import Span
-from stream.outbox import Outbox
+from stream.outbox import Outbox, Packed
 from stream.reader import ID_HEADER, PLAN_HEADER
 from stream.records import Headers, RecordBatch
 
@@ -46,11 +46,11 @@ class Router:
             async for batch in partition:
                 span = partition.begin(batch.end)
                 processed = self._pipeline.process(batch.records)
-                metrics.RECORDS_IN.labels(self._name).inc(len(batch))
-                routed, dead = self._pack(batch, processed, plan)
+                packed, dead = self._pack(batch, processed, plan)
+                self._count(batch, processed)
                 if sending is not None:
                     await sending
-                sending = group.create_task(self._send(partition, span, batch, routed, dead, note))
+                sending = group.create_task(self._send(partition, batch, span, packed, dead, note))
 
     async def _adopt_plan(self, partition: Partition) -> tuple[str, bytes]:
         """The commit metadata and the `sluice-plan` of this partition.
@@ -70,51 +70,43 @@ class Router:
         """The produce batches of each route, and the dead letters with those added that fit no topic."""
         origin = b"%s/%d/%%d" % (batch.topic.encode(), batch.partition)
         largest = self._outbox.max_record_bytes // 2
-        dead = list(processed.dead)
-        routed: dict[str, list[BatchBuilder]] = {}
-        for route, (positions, values) in processed.routes.items():
-            builder = self._outbox.batch()
-            builders = [builder]
-            for position, value in zip(positions, values, strict=True):
-                record = batch.records[position]
-                headers: Headers = [(ID_HEADER, origin % record.offset), (PLAN_HEADER, plan)]
-                if record.headers:
-                    headers = [*(one for one in record.headers if not one[0].startswith(OWN_HEADERS)), *headers]
-                if len(value) > largest and not self._outbox.fits(record.key, value, headers):
-                    dead.append((position, Refused("too-large", "")))
-                    continue
-                taken = builder.append(timestamp=record.timestamp, key=record.key, value=value, headers=headers)
-                if taken is None:
-                    builder = self._outbox.batch()
-                    builders.append(builder)
-                    builder.append(timestamp=record.timestamp, key=record.key, value=value, headers=headers)
-            routed[route] = builders
-        return routed, dead
+        records, dead, plan_header = batch.records, list(processed.dead), (PLAN_HEADER, plan)
+        routed: dict[str, list[Packed]] = {route: [] for route in self._topics}
+        for position, route, value in zip(processed.positions, processed.routes, processed.values, strict=True):
+            record = records[position]
+            headers: Headers = [(ID_HEADER, origin % record.offset), plan_header]
+            if record.headers:
+                headers = [*(one for one in record.headers if not one[0].startswith(OWN_HEADERS)), *headers]
+            if len(value) > largest and not self._outbox.fits(record.key, value, headers):
+                dead.append((position, Refused("too-large", "")))
+                continue
+            routed[route].append((record.timestamp, record.key, value, headers))
+        return {route: self._outbox.pack(packed) for route, packed in routed.items() if packed}, dead
 
     async def _send(
         self,
         partition: Partition,
-        span: Span,
         batch: RecordBatch,
-        routed: dict[str, list[BatchBuilder]],
+        span: Span,
+        packed: dict[str, list[BatchBuilder]],
         dead: Sequence[tuple[int, Refused]],
         note: str,
     ) -> None:
-        letters = ((batch.records[position], refused) for position, refused in dead)
+        letters = [(batch.records[position], refused) for position, refused in dead]
         await self._dead_letters.send(batch.topic, batch.partition, letters, stage="pipeline")
+        counts = {route: sum(one.record_count() for one in batches) for route, batches in packed.items()}
         async with asyncio.TaskGroup() as group:
-            for route, builders in routed.items():
-                group.create_task(self._outbox.send(self._topics[route], partition.number, builders))
+            for route, batches in packed.items():
+                group.create_task(self._outbox.send(self._topics[route], partition.number, batches))
         partition.settle(span, note, batch.bytes)
-        self._count(batch, routed)
-
-    def _count(self, batch: RecordBatch, routed: dict[str, list[BatchBuilder]]) -> None:
-        for route, builders in routed.items():
-            count = sum(builder.record_count() for builder in builders)
+        for route, count in counts.items():
             metrics.RECORDS_OUT.labels(self._name, route).inc(count)
-        metrics.END_TO_END_SECONDS.labels(self._name).observe(max(0.0, time.time() - batch.records[0].timestamp / 1000))
+        age = time.time() - batch.records[0].timestamp / 1000
+        metrics.END_TO_END_SECONDS.labels(self._name).observe(max(0.0, age))
 
-
-def routed_topics(name: str, routes: Iterable[str]) -> list[str]:
-    """The topics that a pipeline writes its records to."""
-    return [f"{name}.{route}" for route in routes]
+    def _count(self, batch: RecordBatch, processed: Processed) -> None:
+        metrics.RECORDS_IN.labels(self._name).inc(len(batch))
+        for kind, count in processed.drift.items():
+            metrics.DRIFT.labels(self._name, kind).inc(count)
+        for reference, count in processed.unknown.items():
+            metrics.UNKNOWN_REFERENCES.labels(self._name, reference).inc(count)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,16 +18,18 @@ from schemas.refused import Refused
 from schemas.subjects import load
 from stream.records import Record
 
-Positions = list[int]
-Values = list[bytes]
-
 
 @dataclass(slots=True)
 class Processed:
-    """What became of a batch: every position of it is in one route or in `dead`."""
+    """What became of a batch: every position of it is either routed or in `dead`.
 
-    routes: dict[str, tuple[Positions, Values]] = field(default_factory=dict)
-    """Positions in the batch and JSON in UTF-8, in order, by route; routes that no record took are left out."""
+    `positions`, `routes` and `values` go together, in the order of the batch: which record, under which label, and its JSON in
+    UTF-8.
+    """
+
+    positions: Sequence[int] = ()
+    routes: list[str] = field(default_factory=list)
+    values: list[bytes] = field(default_factory=list)
     dead: list[tuple[int, Refused]] = field(default_factory=list)
     """Positions in the batch, in order, with the reason."""
     unknown: Counter[str] = field(default_factory=Counter)
@@ -66,8 +68,8 @@ class Pipeline:
         self._enrich(batch, done)
         self._drop_fields(batch)
         routes = self._choose_routes(batch)
-        positions, batch, routes = self._encrypt(positions, batch, routes, done)
-        self._encode(positions, batch, routes, done)
+        done.positions, batch, done.routes = self._encrypt(positions, batch, routes, done)
+        done.values = list(map(self._codec.encode, batch))
         return done
 
     def plan_hash(self) -> str:
@@ -128,17 +130,6 @@ class Pipeline:
         done.dead = sorted([*done.dead, *((positions[at], why) for at, why in refused)], key=lambda one: one[0])
         kept = [at for at in range(len(batch)) if at not in gone]
         return [positions[at] for at in kept], [batch[at] for at in kept], [routes[at] for at in kept]
-
-    def _encode(self, positions: Sequence[int], batch: list[Any], routes: list[str], done: Processed) -> None:
-        by_route: dict[str, tuple[Positions, Values]] = {label: ([], []) for label in self.routes}
-        adders: dict[str, tuple[Callable[[int], None], Callable[[bytes], None]]] = {
-            label: (taken.append, values.append) for label, (taken, values) in by_route.items()
-        }
-        for position, value, label in zip(positions, map(self._codec.encode, batch), routes, strict=True):
-            add_position, add_value = adders[label]
-            add_position(position)
-            add_value(value)
-        done.routes = {label: taken for label, taken in by_route.items() if taken[0]}
 
 
 def _all_success(batch: Sequence[Any]) -> list[str]:

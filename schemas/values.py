@@ -8,6 +8,8 @@ from typing import Any, Literal
 MAX_DEPTH = 99
 """Levels of nesting that are taken; the record itself is the first."""
 
+_HARMLESS = frozenset((str, bool, type(None)))
+
 LONG_MIN, LONG_MAX = -(2**63), 2**63 - 1
 
 CAMEL_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
@@ -24,10 +26,12 @@ def open_fault(value: Any, depth: int) -> Literal["", "too-deep", "wrong-type"]:
         return "too-deep"
     for item in value:
         kind = type(item)
+        if kind in _HARMLESS:
+            continue
         if kind is int:
             if not LONG_MIN <= item <= LONG_MAX:
                 return "wrong-type"
-        elif kind is not str and item is not None and kind is not bool:
+        else:
             fault = open_fault(item, depth + 1)
             if fault:
                 return fault

@@ -104,10 +104,8 @@ def _outcomes(pipeline: Pipeline, batch: list[_Line]) -> list[_Outcome]:
     }
     records = [line for line in batch if not line.too_large]
     processed = pipeline.process(records)
-    for route, (positions, values) in processed.routes.items():
-        outcomes |= {
-            records[at].offset: _Outcome(route, value, None) for at, value in zip(positions, values, strict=True)
-        }
+    routed = zip(processed.positions, processed.routes, processed.values, strict=True)
+    outcomes |= {records[at].offset: _Outcome(route, value, None) for at, route, value in routed}
     outcomes |= {records[at].offset: _Outcome("dead-letter", b"null", refused) for at, refused in processed.dead}
     return [outcomes[line.offset] for line in batch]
 

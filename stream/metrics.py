@@ -29,6 +29,10 @@ DRIFT = Counter(
     ["pipeline", "kind"],
     registry=REGISTRY,
 )
+UNKNOWN_REFERENCES = Counter(
+    "sluice_unknown_references", "Ids that no record of a reference topic had; their fields stay as they came.",
+    ["pipeline", "reference"], registry=REGISTRY,
+)  # fmt: skip
 DELIVERY_SECONDS = Histogram(
     "sluice_delivery_seconds", "From the cut of a delivery to its acknowledgement.", ["stream"],
     buckets=SECONDS, registry=REGISTRY,

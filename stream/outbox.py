@@ -7,7 +7,7 @@ the one before is acknowledged, and a refused batch is an error that ends the pr
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaTimeoutError
@@ -19,6 +19,8 @@ from stream.records import Headers
 
 log = logging.getLogger(__name__)
 
+Packed = tuple[int, bytes | None, bytes | None, Headers]
+"""A record to send: timestamp in milliseconds, key, value, headers."""
 BATCH_BYTES = 1_000_000
 """A produce batch closes here: below the 1 MiB that brokers and topics take by default."""
 BATCH_OVERHEAD = 1024
@@ -61,9 +63,22 @@ class Outbox:
                 "The producer did not close within 5 s; what it had not sent will be sent again by the next owner."
             )
 
-    def batch(self) -> BatchBuilder:
-        """An empty batch; `append()` returns None when it is full."""
-        return self._producer.create_batch()
+    def pack(self, records: Iterable[Packed]) -> list[BatchBuilder]:
+        """Records, in order, as batches to send. Each record must fit (`fits`)."""
+        builder = self._producer.create_batch()
+        batches = [builder]
+        append, count = builder._builder.append, 0
+        for timestamp, key, value, headers in records:
+            # Without the public method's own checks and copies, which cost as much as the append itself.
+            if append(count, timestamp, key, value, headers) is None:
+                builder._relative_offset = count
+                builder = self._producer.create_batch()
+                batches.append(builder)
+                append, count = builder._builder.append, 0
+                append(count, timestamp, key, value, headers)
+            count += 1
+        builder._relative_offset = count
+        return batches
 
     def fits(self, key: bytes | None, value: bytes | None, headers: Headers) -> bool:
         """Whether a record is small enough for the topics that Sluice makes (`kafka.max_message_bytes`)."""

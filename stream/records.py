@@ -1,9 +1,11 @@
 """The records of one fetch of one partition: what the engine hands to agents."""
 
+import operator
 from collections.abc import Sequence
 from typing import Protocol
 
 Headers = Sequence[tuple[str, bytes]]
+_value = operator.attrgetter("value")
 
 
 class Record(Protocol):
@@ -25,8 +27,8 @@ class RecordBatch:
         self.topic = topic
         self.partition = partition
         self.records = records
-        self.bytes = sum([len(r.value or b"") + len(r.key or b"") for r in records]) + 200 * len(records)
-        """About what the batch holds in memory: keys, values, and 200 bytes for each record's object and headers."""
+        self.bytes = sum(map(len, filter(None, map(_value, records)))) + 300 * len(records)
+        """About what the batch holds in memory: values, and 300 bytes for each record's object, key and headers."""
 
     @property
     def start(self) -> int:

@@ -1,6 +1,7 @@
 """The router as a worker runs it: Faust, type checks, headers, metrics, pinned commits and all."""
 
 import asyncio
+import os
 import tempfile
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def config(brokers: str, topic: str, keys: Path) -> Config:
             "kafka": {"brokers": brokers.split(","), "partitions": PARTITIONS, "replication": 1},
             "keys": {"provider": "file", "path": str(keys)},
             "pipelines": {
-                f"{topic}-{NAME}": {
+                f"{topic}-{NAME}-{os.getpid()}": {
                     "from": topic,
                     "schema": "event",
                     "drop": [".buffer"],
@@ -67,7 +68,7 @@ async def run(brokers: str, topic: str, count: int) -> None:
     tune_gc()
     working = asyncio.create_task(worker.run())
     while _routed(name) < count and not working.done():
-        if metrics.DEAD_LETTERS.collect()[0].samples:
+        if any(metric.samples for metric in metrics.DEAD_LETTERS.collect()):
             raise RuntimeError("there are dead letters: the input is not what the others work on")
         await asyncio.sleep(0.005)
     meter.count = _routed(name)

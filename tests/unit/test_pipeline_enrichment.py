@@ -37,8 +37,7 @@ def raw(*records: Any) -> list[Any]:
 
 
 def run(pipeline: Pipeline, *records: Any) -> list[Any]:
-    (written,) = pipeline.process(raw(*records)).routes.values()
-    return [json.loads(value) for value in written[1]]
+    return [json.loads(value) for value in pipeline.process(raw(*records)).values]
 
 
 def test_fills_in_what_is_null_or_absent_only() -> None:

@@ -1,7 +1,7 @@
 """Promises of a record's way: every position of a batch is in one place, in order, and no card field leaves in clear."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -77,25 +77,15 @@ def sale(result: Any = True, total: Any = 1, **card: Any) -> dict[str, Any]:
 
 def where(done: Processed) -> dict[int, str]:
     """The place of each position; fails if one is in two places or out of order."""
-    places: dict[int, str] = {}
-    everything: Iterable[tuple[str, list[int]]] = [
-        *((label, positions) for label, (positions, _) in done.routes.items()),
-        ("dead", [position for position, _ in done.dead]),
-    ]
-    for label, positions in everything:
-        assert positions == sorted(positions)
-        for position in positions:
-            assert position not in places
-            places[position] = label
-    return places
+    dead = [position for position, _ in done.dead]
+    assert list(done.positions) == sorted(done.positions)
+    assert dead == sorted(dead)
+    assert not set(dead) & set(done.positions)
+    return dict(zip(done.positions, done.routes, strict=True)) | dict.fromkeys(dead, "dead")
 
 
 def values(done: Processed) -> dict[int, Any]:
-    return {
-        position: json.loads(value)
-        for positions, written in done.routes.values()
-        for position, value in zip(positions, written, strict=True)
-    }
+    return {position: json.loads(value) for position, value in zip(done.positions, done.values, strict=True)}
 
 
 def cleared(card: dict[str, str]) -> dict[str, str]:
@@ -237,7 +227,7 @@ def test_without_routes_all_that_is_valid_is_success() -> None:
     assert pipeline.routes == ("success",)
     done = pipeline.process(raw({"id": 1, "volume": {"total": 0.219933}}, b"x", {}))
     assert where(done) == {0: "success", 1: "dead", 2: "success"}
-    assert done.routes["success"][1][0] == b'{"id":1,"volume":{"total":0.219933}}'
+    assert done.values[0] == b'{"id":1,"volume":{"total":0.219933}}'
 
 
 def test_vectors_go_where_the_user_says() -> None:
