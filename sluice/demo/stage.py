@@ -157,13 +157,13 @@ async def _topics(config: Config) -> AsyncIterator[None]:
     """Make all topics; delete them again where the cluster is not our own. Their offsets go with them."""
     specs = topic_specs(config)
     async with Topics(config.kafka) as topics:
-        states = await topics.create(specs)
-    if there := [state.name for state in states if state.state != "created"]:
-        raise UserError(
-            f"the cluster has topics that the demo would make ({', '.join(there)}); delete them, or unset KAFKA_BROKERS"
-            " to let the demo start a Kafka of its own",
-            Exit.USAGE,
-        )
+        if there := [state.name for state in await topics.compare(specs) if state.state != "missing"]:
+            raise UserError(
+                f"the cluster has topics that the demo would make ({', '.join(there)}); delete them, or unset"
+                " KAFKA_BROKERS to let the demo start a Kafka of its own",
+                Exit.USAGE,
+            )
+        await topics.create(specs)
     try:
         yield
     finally:
