@@ -61,7 +61,7 @@ class Collector:
         """
         cut = Cut(start, start, dict(self._reader.seen))
         deadline: float | None = None
-        while not self._waiting or not self._fill(cut, end):
+        while True:
             if not self._waiting:
                 seconds = None if deadline is None or end is not None else max(0.0, deadline - time.monotonic())
                 try:
@@ -73,7 +73,8 @@ class Collector:
                 self._waiting.append((batch.records, 0, batch.bytes))
             if deadline is None:
                 deadline = time.monotonic() + self._limits.seconds
-        return cut
+            if self._fill(cut, end):
+                return cut
 
     def read_from(self, seen: dict[str, int]) -> None:
         """Set the reader's numbers before the next cut, where a link of the chain says them."""

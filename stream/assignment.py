@@ -8,15 +8,19 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 
 from aiokafka import TopicPartition
 
 from stream.commits import Commits, Committed, Fenced, Pin
 from stream.offsets import Span, Watermark
-from stream.records import RecordBatch
+from stream.records import Record, RecordBatch
 
 log = logging.getLogger(__name__)
+
+
+class Hole(Exception):
+    """Records of a partition are missing on their way into work. A fault of Sluice; the process ends uncommitted."""
 
 
 class Partition:
@@ -26,6 +30,7 @@ class Partition:
         self.tp = tp
         self.topic: str = tp.topic
         self.number: int = tp.partition
+        self._fetched_to = self._batched_to = self._delivered_to = at.offset
         self.held_bytes = 0
         """Bytes of this partition's records in this process, from fetch to settlement."""
         self._assignment = assignment
@@ -39,11 +44,35 @@ class Partition:
 
     # The way in
 
+    def fetched(self, records: Sequence[Record], start: int, end: int) -> RecordBatch | None:
+        """Called by the transport for each fetch: the records of the offsets `[start, end)`. None if there is no record.
+
+        Raises Hole if the fetch does not go on where the last one ended: what lies between would be settled unread.
+        """
+        if start != self._fetched_to:
+            raise Hole(f"{self.topic}/{self.number}: fetched from {start}, expected {self._fetched_to}")
+        self._fetched_to = end
+        if not records:
+            return None
+        batch = RecordBatch(self.topic, self.number, records, self._batched_to, end)
+        self._batched_to = end
+        self.held_bytes += batch.bytes
+        self._assignment.held_bytes += batch.bytes
+        return batch
+
     def deliver(self, batch: RecordBatch) -> None:
-        """Called by the agent for each batch of this partition, in order. Does nothing once the assignment has ended."""
-        if not self.closed:
-            self._inbox.append(batch)
-            self._arrived.set()
+        """Called by the agent for each batch of this partition, in order. Does nothing once the assignment has ended.
+
+        Ends the process if a batch was lost on its way through Faust's queues: the next would settle its records unread.
+        """
+        if self.closed:
+            return
+        if batch.start != self._delivered_to:
+            self._assignment.crash(Hole(f"{batch!r} came, expected one from {self._delivered_to}"))
+            return
+        self._delivered_to = batch.end
+        self._inbox.append(batch)
+        self._arrived.set()
 
     async def next(self, seconds: float | None = None) -> RecordBatch | None:
         """The next batch; None when no more will come. Raises TimeoutError after `seconds` without one."""
@@ -147,7 +176,7 @@ class Assignment:
         """Set whenever memory is released: a paused partition may be hungry again."""
         self._commits = commits
         self._work = work
-        self._crash = crash
+        self.crash = crash
         self._budget_bytes = budget_bytes
         self._tasks: dict[asyncio.Task[None], Partition] = {}
 
@@ -171,7 +200,7 @@ class Assignment:
             if any(isinstance(one, Fenced) for one in flattened(error)):
                 self.abandon("its commit was fenced")
             else:
-                self._crash(error)
+                self.crash(error)
 
     # Memory
 
@@ -181,10 +210,6 @@ class Assignment:
             return []
         share = self._budget_bytes // max(1, len(self.partitions))
         return [tp for tp, partition in self.partitions.items() if partition.held_bytes < share]
-
-    def fetched(self, partition: Partition, batch: RecordBatch) -> None:
-        partition.held_bytes += batch.bytes
-        self.held_bytes += batch.bytes
 
     def released(self, count: int) -> None:
         self.held_bytes -= count

@@ -19,25 +19,21 @@ class Record(Protocol):
 
 
 class RecordBatch:
-    """The records of one fetch of one partition, in offset order; never empty."""
+    """The records of one fetch of one partition, in offset order; never empty.
 
-    __slots__ = ("bytes", "partition", "records", "topic")
+    It stands for all offsets of `[start, end)`; some of them may hold no record: transaction markers, compacted records.
+    """
 
-    def __init__(self, topic: str, partition: int, records: Sequence[Record]) -> None:
+    __slots__ = ("bytes", "end", "partition", "records", "start", "topic")
+
+    def __init__(self, topic: str, partition: int, records: Sequence[Record], start: int, end: int) -> None:
         self.topic = topic
         self.partition = partition
         self.records = records
+        self.start = start
+        self.end = end
         self.bytes = sum(map(len, filter(None, map(_value, records)))) + 300 * len(records)
         """About what the batch holds in memory: values, and 300 bytes for each record's object, key and headers."""
-
-    @property
-    def start(self) -> int:
-        return self.records[0].offset
-
-    @property
-    def end(self) -> int:
-        """One past the last record's offset."""
-        return self.records[-1].offset + 1
 
     def __len__(self) -> int:
         return len(self.records)

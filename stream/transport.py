@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 
 import faust
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.consumer.fetcher import FetchResult
+from aiokafka.consumer.fetcher import FetchError, FetchResult
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
-from aiokafka.errors import ConsumerStoppedError, OffsetOutOfRangeError
+from aiokafka.errors import ConsumerStoppedError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from faust.transport import consumer as faust_consumer
 from faust.transport.drivers import TRANSPORTS
 from faust.transport.drivers import aiokafka as stock_driver
@@ -78,7 +78,7 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is 
         self._consumer = consumer
 
     def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> Awaitable[None]:
-        self._consumer.app.on_rebalance_start()
+        self._consumer.rebalancing_begins()
         return self._consumer.revoked({TP(*tp) for tp in revoked})
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
@@ -98,6 +98,7 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
         """The assignment that holds now, None between two."""
         self.joined = False
         """Whether this worker is a member of its group with an assignment, empty or not."""
+        self._rebalancing = False
         self._opened = asyncio.Event()
 
     async def on_start(self) -> None:
@@ -132,6 +133,10 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
 
     # Rebalance
 
+    def rebalancing_begins(self) -> None:
+        self._rebalancing = True
+        self.app.on_rebalance_start()
+
     async def revoked(self, revoked: set[TP]) -> None:
         await self._drain()
         self.joined = False
@@ -139,6 +144,7 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
 
     async def assigned(self, assigned: set[TP]) -> None:
         self._pin = self._commits.pin()
+        self._rebalancing = False
         self.app.consumer_generation_id = self._pin.generation
         await self.on_partitions_assigned(assigned, self._pin.generation)
         if not assigned:  # Faust seeks nothing then
@@ -161,8 +167,11 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
         for tp in fresh:
             chosen = await feed.start_offset(tp)
             committed[tp] = Committed(beginnings[tp] if chosen is None else chosen, "")
-        if pin != self._pin:
-            return  # the group has rebalanced meanwhile, and this is called again
+        if self._rebalancing or pin != self._pin:
+            return  # the group has gone on meanwhile, and this is called again
+        # From here on nothing is awaited: the positions and the assignment that reads from them change together.
+        if self.current is not None:
+            self.current.abandon("a new one begins")
         assignment = Assignment(pin, self._commits, feed.work, feed.crash, feed.budget_bytes)
         for tp, at in committed.items():
             self._kafka.seek(tp, at.offset)
@@ -176,24 +185,27 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
 
     async def _drain_messages(self, fetcher: Any) -> None:
         """Faust's fetcher runs this: batches go from aiokafka through Faust's conductor to the agent's stream."""
-        while not (self.should_stop or fetcher.should_stop):
-            assignment = self.current
-            if assignment is None or assignment.ended:
-                self._opened.clear()
-                await self._wait_for(self._opened)
-                continue
-            hungry = assignment.hungry()
-            if not hungry:
-                assignment.relief.clear()
-                await self._wait_for(assignment.relief)
-                continue
-            for tp, records in (await self._fetch(hungry)).items():
-                partition = assignment.partitions[tp]
-                if assignment.ended or assignment is not self.current:
-                    break  # read under an assignment that is gone: its next owner reads it again
-                batch = RecordBatch(tp.topic, tp.partition, records)
-                assignment.fetched(partition, batch)
-                await self.callback(self._to_message(TP(*tp), Fetched(partition, batch)))
+        with self._kafka._subscription.fetch_context():  # else the member counts as idle when nothing comes
+            while not (self.should_stop or fetcher.should_stop):
+                assignment = self.current
+                if assignment is None or assignment.ended:
+                    self._opened.clear()
+                    await self._wait_for(self._opened)
+                    continue
+                hungry = assignment.hungry()
+                if not hungry:
+                    assignment.relief.clear()
+                    await self._wait_for(assignment.relief)
+                    continue
+                await self._until_fetched(hungry)
+                for tp in hungry:
+                    # Nothing may be awaited between this and the taking: what is taken under an assignment that is gone is
+                    # missing in the one that came after it.
+                    if assignment.ended or assignment is not self.current:
+                        break
+                    batch = self._take(assignment.partitions[tp])
+                    if batch is not None:
+                        await self.callback(self._to_message(TP(*tp), Fetched(assignment.partitions[tp], batch)))
 
     async def _wait_for(self, event: asyncio.Event) -> None:
         try:
@@ -202,29 +214,45 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
         except TimeoutError:
             pass
 
-    async def _fetch(self, hungry: list[TopicPartition]) -> Mapping[TopicPartition, list[Any]]:
-        """What has been fetched of these partitions, waiting for it at most FETCH_WAIT_SECONDS."""
+    async def _until_fetched(self, hungry: list[TopicPartition]) -> None:
+        """Wait for something of these partitions, at most FETCH_WAIT_SECONDS."""
         fetcher = self._kafka._fetcher
-        with self._kafka._subscription.fetch_context():
-            if not any(tp in fetcher._records for tp in hungry):
-                waiter = fetcher._create_fetch_waiter()
-                await asyncio.wait([waiter], timeout=FETCH_WAIT_SECONDS)
-                if not waiter.done():
-                    waiter.cancel()
-                    return {}
+        if not any(tp in fetcher._records for tp in hungry):
+            waiter = fetcher._create_fetch_waiter()
+            await asyncio.wait([waiter], timeout=FETCH_WAIT_SECONDS)
+            if waiter.done():
                 waiter.result()  # raises when topics or the group may not be read
-            for tp in hungry:
-                # Without this each record is copied into a frozen dataclass, for a fifth of what a record costs in all.
-                fetched = fetcher._records.get(tp)
-                if isinstance(fetched, FetchResult) and fetched._partition_records is not None:
-                    fetched._partition_records._consumer_record = _as_it_is
-            try:
-                records: Mapping[TopicPartition, list[Any]] = await fetcher.fetched_records(
-                    hungry, timeout=0, max_records=BATCH_RECORDS
-                )
-            except OffsetOutOfRangeError as error:
-                raise OffsetsGone(error.args[0]) from error
-        return records
+            else:
+                waiter.cancel()
+
+    def _take(self, partition: Partition) -> RecordBatch | None:
+        """What aiokafka has fetched of a partition, at most BATCH_RECORDS of it. The same as its `fetched_records`, but for one
+        partition, and without awaiting.
+
+        Raises OffsetsGone, Hole, and KafkaError for a partition that cannot be read.
+        """
+        fetcher, tp = self._kafka._fetcher, partition.tp
+        fetched = fetcher._records.get(tp)
+        if isinstance(fetched, FetchError):
+            del fetcher._records[tp]
+            fetcher._notify(fetcher._wait_consume_future)
+            if isinstance(fetched._error, NoOffsetForPartitionError):
+                return None  # said before `perform_seek` chose the offset
+            if isinstance(fetched._error, OffsetOutOfRangeError):
+                raise OffsetsGone(fetched._error.args[0])
+            fetched.check_raise()
+        if not isinstance(fetched, FetchResult) or fetched._partition_records is None:
+            fetcher._records.pop(tp, None)
+            return None
+        # Without this each record is copied into a frozen dataclass, for a sixth of what a record costs in all.
+        fetched._partition_records._consumer_record = _as_it_is
+        position = self._kafka._subscription.subscription.assignment.state_value(tp)
+        start = position.position
+        records = fetched.getall(BATCH_RECORDS)
+        if not fetched.has_more():
+            del fetcher._records[tp]
+            fetcher._notify(fetcher._wait_consume_future)
+        return partition.fetched(records, start, position.position)
 
     def _to_message(self, tp: TP, fetched: Fetched) -> ConsumerMessage:
         last = fetched.batch.records[-1]

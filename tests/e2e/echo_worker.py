@@ -14,7 +14,7 @@ import sys
 from stream.app import Worker, Workload
 from stream.assignment import Partition
 from stream.connection import KafkaConfig
-from stream.outbox import Outbox
+from stream.outbox import Outbox, Packed
 from stream.records import RecordBatch
 
 
@@ -29,21 +29,19 @@ class Echo:
             await partition.adopt('{"v":1,"epoch":100}')
         async for batch in partition:
             span = partition.begin(batch.end)
-            await self.outbox.send(self.arguments.out, partition.number, [self.copy(batch)])
+            await self.outbox.send(self.arguments.out, partition.number, self.outbox.pack(self.copy(batch)))
             await asyncio.sleep(self.arguments.slow)
             partition.settle(span, partition.note, batch.bytes)
 
-    def copy(self, batch: RecordBatch) -> object:
-        builder = self.outbox.batch()
+    def copy(self, batch: RecordBatch) -> list[Packed]:
+        packed: list[Packed] = []
         for record in batch.records:
             if self.arguments.fail_at is not None and record.offset >= self.arguments.fail_at:
                 raise ZeroDivisionError("the test's own fault")
-            headers = [
-                ("sluice-id", b"%s/%d/%d" % (batch.topic.encode(), batch.partition, record.offset)),
-                ("sluice-plan", b"100.aaaa"),
-            ]
-            builder.append(timestamp=record.timestamp, key=record.key, value=record.value, headers=headers)
-        return builder
+            origin = b"%s/%d/%d" % (batch.topic.encode(), batch.partition, record.offset)
+            headers = [("sluice-id", origin), ("sluice-plan", b"100.aaaa")]
+            packed.append((record.timestamp, record.key, record.value, headers))
+        return packed
 
 
 async def main(arguments: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ from agents.delivery import Forwarder
 from sinks.contract import DELIVERED, Conflict, Delivery, Finding, Verdict
 from stream.assignment import Assignment, Partition
 from stream.commits import Committed, Pin
-from stream.records import Headers, Record, RecordBatch
+from stream.records import Headers, Record
 
 TP = TopicPartition("events.success", 3)
 SECOND = 1.0
@@ -77,6 +77,7 @@ class Bench:
         self.sink = sink
         self.desk = FakeDesk()
         self.crashes: list[BaseException] = []
+        self.fetched_to = 0
         self.forwarder = Forwarder("test", sink, limits, self.desk)  # type: ignore[arg-type]  # a fake desk
         self.assignment = Assignment(Pin(1, "m"), FakeCommits(), self.forwarder.work, self.crashes.append, 10**9)  # type: ignore[arg-type]
 
@@ -85,9 +86,13 @@ class Bench:
         return self.assignment.partitions[TP]
 
     def feed(self, offsets: Sequence[int]) -> None:
+        self.deliver([Stored(offset) for offset in offsets])
+
+    def deliver(self, records: Sequence[Stored]) -> None:
         partition = self.assignment.partitions[TP]
-        batch = RecordBatch(TP.topic, TP.partition, [Stored(offset) for offset in offsets])
-        self.assignment.fetched(partition, batch)
+        batch = partition.fetched(records, self.fetched_to, records[-1].offset + 1)
+        self.fetched_to = records[-1].offset + 1
+        assert batch is not None
         partition.deliver(batch)
 
     async def until(self, holds: Callable[[], bool]) -> None:
@@ -133,6 +138,15 @@ async def test_records_are_cut_by_time() -> None:
     await bench.assignment.drain(1)
 
 
+async def test_what_a_cut_left_over_is_delivered_in_time_though_nothing_else_comes() -> None:
+    bench = Bench(ScriptedSink(everything), Limits(4, 10**6, 0.05))
+    partition = bench.start()
+    bench.feed(range(6))
+    await bench.until(lambda: partition.offset == 6)
+    assert [len(one.records) for one in bench.sink.writes] == [4, 2]
+    await bench.assignment.drain(1)
+
+
 @pytest.mark.parametrize("seed", range(5))
 async def test_nothing_is_lost_doubled_or_settled_early_by_a_sink_that_fails_at_random(seed: int) -> None:
     chance = random.Random(seed)
@@ -171,9 +185,7 @@ async def test_repeats_of_the_router_are_not_delivered_again() -> None:
     for record, raw in zip(repeats, (1, 2, 3), strict=True):
         record.headers = [("sluice-id", b"raw/3/%d" % raw), ("sluice-plan", b"100.aaaa")]
     bench.feed(range(3))
-    batch = RecordBatch(TP.topic, TP.partition, repeats)
-    bench.assignment.fetched(partition, batch)
-    partition.deliver(batch)
+    bench.deliver(repeats)
     await bench.until(lambda: partition.offset == 6)
     assert [one.origin for write in bench.sink.writes for one in write.records] == [f"raw/3/{n}" for n in range(4)]
     await bench.assignment.drain(1)
