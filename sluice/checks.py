@@ -11,16 +11,13 @@ from aiokafka import codec as codecs
 from pipeline.keys import DEAD_LETTERS, Keys
 from pipeline.paths import parse
 from schemas.subjects import load
-from sinks.contract import Finding, Sink
-from sinks.http import HttpSink
-from sinks.kinesis import KinesisSink
-from sinks.s3 import S3Sink
+from sinks.contract import Finding
 from sluice import logs
 from sluice.config import Config, StreamConfig
 from sluice.exits import Exit, UserError
 from sluice.keys import loaded
 from sluice.topics import cluster, unreachable
-from sluice.wiring import subject_of, topic_specs
+from sluice.wiring import make_sink, topic_specs
 
 SIGNS = {"ok": "✓", "warning": "!", "error": "✗", "unavailable": "✗"}
 CLUSTER_SECONDS = 15
@@ -200,18 +197,8 @@ async def _cluster(config: Config) -> list[Finding]:
 
 
 async def _stream(config: Config, name: str) -> list[Finding]:
-    sink = _sink(config, name)
+    sink = make_sink(config, name)
     try:
         return [Finding(one.level, f"stream {name}: {one.text}", one.remedy) for one in await sink.check()]
     finally:
         await sink.close()
-
-
-def _sink(config: Config, name: str) -> Sink:
-    stream = config.streams[name]
-    if stream.s3 is not None:
-        return S3Sink(stream.s3, name, subject_of(config, stream))
-    if stream.kinesis is not None:
-        return KinesisSink(stream.kinesis, name)
-    assert stream.http is not None, "StreamConfig has exactly one destination"
-    return HttpSink(stream.http, name)

@@ -1,5 +1,6 @@
 """The command line: what each command takes, and how it ends. The work is done elsewhere, and imported when it is asked for."""
 
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -240,7 +241,9 @@ def bench(records: int, rounds: int, as_json: bool) -> None:
 def main() -> None:
     """The `sluice` command: every way to end, with its exit code."""
     code = run_to_end(lambda: sluice.main(prog_name="sluice", standalone_mode=False))
-    sys.exit(code)
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(code)  # a thread that is stuck in a call to a destination must not hold up the end of a worker
 
 
 def run_to_end(command: Callable[[], Any]) -> int:

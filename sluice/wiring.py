@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 import msgspec
 
 from agents import http_forwarder, kinesis_forwarder, s3_batcher
-from agents.collector import Limits, Where
+from agents.collector import Where
 from agents.dead_letters import DeadLetterDesk
-from agents.delivery import Cuts, Forwarder
+from agents.delivery import Forwarder
 from agents.router import Router
 from agents.s3_batcher import ChainedS3
 from pipeline.conditions import compile_conditions
 from pipeline.dead_letters import Sealer
 from pipeline.enrichment import Tables
-from pipeline.keys import Keys, load_keys
+from pipeline.keys import Keys
 from pipeline.pipeline import Pipeline
 from schemas.codec import Codec
 from schemas.refused import Refused
@@ -28,7 +28,6 @@ from stream.app import Workload
 from stream.outbox import Outbox
 from stream.reference import Apply
 from stream.topics import TopicSpec, spec
-from stream.transport import StartOffset
 
 
 @dataclass
@@ -41,9 +40,8 @@ class Wired:
     """Reference topic → what takes its records."""
 
 
-def wire(config: Config, names: Sequence[str], outbox: Outbox) -> Wired:
-    """The workloads of these pipelines and streams. Raises pipeline.keys.KeysError for keys that cannot be used."""
-    keys = load_keys(config.keys) if config.keys else Keys.none()
+def wire(config: Config, names: Sequence[str], outbox: Outbox, keys: Keys) -> Wired:
+    """The workloads of these pipelines and streams."""
     tables = Tables()
     wired = Wired()
     for name in names:
@@ -73,30 +71,34 @@ def applier(tables: Tables, table: str) -> Apply:
 
 
 def _stream(config: Config, name: str, outbox: Outbox, keys: Keys) -> tuple[Workload, Sink]:
-    stream = config.streams[name]
-    subject = subject_of(config, stream)
-    where = compile_where(stream, subject)
-    sink, limits, cuts, start = _destination(name, stream, subject)
-    forwarder = Forwarder(name, sink, limits, DeadLetterDesk(name, outbox, Sealer(keys)), where, cuts)
-    extra = {} if start is None else {"start_offset": start}
-    return Workload(name, list(stream.topics), forwarder.work, **extra), sink
-
-
-def _destination(
-    name: str, stream: StreamConfig, subject: Subject
-) -> tuple[Sink, Limits, Cuts | None, StartOffset | None]:
-    if stream.s3 is not None:
-        sink = S3Sink(stream.s3, name, subject)
+    stream, sink = config.streams[name], make_sink(config, name)
+    desk = DeadLetterDesk(name, outbox, Sealer(keys))
+    where = compile_where(config, stream)
+    if isinstance(sink, S3Sink):
+        assert stream.s3 is not None
         limits = s3_batcher.limits(stream.s3)
-        if not stream.s3.exactly_once:
-            return sink, limits, None, None
-        where = [one.model_dump(mode="json") for one in stream.where]
-        chained = ChainedS3(sink, stream.s3, where, f"{subject.name}/v{subject.latest.number}")
-        return chained, limits, chained, chained.start_offset
+        if stream.s3.exactly_once:
+            conditions = [one.model_dump(mode="json") for one in stream.where]
+            chained = ChainedS3(sink, stream.s3, conditions, str(subject_of(config, stream).latest))
+            forwarder = Forwarder(name, chained, limits, desk, where, chained)
+            return Workload(name, stream.topics, forwarder.work, chained.start_offset), sink
+    elif isinstance(sink, KinesisSink):
+        limits = kinesis_forwarder.LIMITS
+    else:
+        assert stream.http is not None
+        limits = http_forwarder.limits(stream.http)
+    return Workload(name, stream.topics, Forwarder(name, sink, limits, desk, where).work), sink
+
+
+def make_sink(config: Config, name: str) -> S3Sink | KinesisSink | HttpSink:
+    """The sink of a stream, not yet connected."""
+    stream = config.streams[name]
+    if stream.s3 is not None:
+        return S3Sink(stream.s3, name, subject_of(config, stream))
     if stream.kinesis is not None:
-        return KinesisSink(stream.kinesis, name), kinesis_forwarder.LIMITS, None, None
+        return KinesisSink(stream.kinesis, name)
     assert stream.http is not None, "StreamConfig has exactly one destination"
-    return HttpSink(stream.http, name), http_forwarder.limits(stream.http), None, None
+    return HttpSink(stream.http, name)
 
 
 def subject_of(config: Config, stream: StreamConfig) -> Subject:
@@ -104,11 +106,12 @@ def subject_of(config: Config, stream: StreamConfig) -> Subject:
     return load(config.pipelines[config.routed_topics()[stream.topics[0]]].subject)
 
 
-def compile_where(stream: StreamConfig, subject: Subject) -> Where | None:
+def compile_where(config: Config, stream: StreamConfig) -> Where | None:
     """The stream's conditions as a function of a record's value; None without any. What cannot be read does not match."""
     if not stream.where:
         return None
-    codec = Codec(subject)
+    extra = config.pipelines[config.routed_topics()[stream.topics[0]]].extra_fields()
+    codec = Codec(subject_of(config, stream), extra)
     wants: Callable[[msgspec.Struct], bool] = compile_conditions(stream.where, codec.type)
 
     def where(value: bytes) -> bool:

@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from aiokafka.errors import KafkaConnectionError, KafkaError
 
-from pipeline.keys import KeysError
 from sinks.contract import Sink
 from sluice import __version__
 from sluice.config import Config
 from sluice.exits import Exit, UserError
+from sluice.keys import loaded
 from sluice.wiring import Wired, topic_specs, wire
 from stream import metrics
 from stream.app import Worker
@@ -38,16 +38,14 @@ def run(config: Config, names: Sequence[str]) -> None:
     # A batch makes thousands of objects that all die together: collecting in the midst of it costs a third of the time.
     gc.freeze()
     gc.set_threshold(100_000, 50, 1000)
-    asyncio.run(_run(config, names))
+    # Not asyncio.run: it waits for threads, and one may be stuck in a call to a destination.
+    asyncio.new_event_loop().run_until_complete(_run(config, names))
 
 
 async def _run(config: Config, names: Sequence[str]) -> None:
     metrics.BUILD_INFO.labels(__version__).set(1)
     outbox = Outbox(config.kafka, "sluice." + "+".join(names))
-    try:
-        wired = wire(config, names, outbox)
-    except KeysError as error:
-        raise UserError(str(error), Exit.CONFIG) from None
+    wired = wire(config, names, outbox, loaded(config))
     worker = Worker(wired.workloads, config.kafka)
     reference = ReferenceReader(config.kafka, wired.references) if wired.references else None
     caught_up = reference.caught_up.is_set if reference else lambda: True

@@ -136,6 +136,8 @@ class Worker:
                 task.cancel()
             if self._crash is None:
                 await self._drain()
+            else:
+                await asyncio.wait([asyncio.ensure_future(app.consumer.leave()) for app in self._apps.values()])
         if self._crash is not None:
             raise self._crash
 
@@ -166,6 +168,8 @@ class Worker:
 
     async def _drain(self) -> None:
         """What is in work settles, is committed, and the groups are left."""
+        for app in self._apps.values():
+            app.rebalancing = False  # Faust restarts its fetcher when it is cancelled in the midst of a rebalance
         stops = [asyncio.ensure_future(app.stop()) for app in self._apps.values()]
         done, late = await asyncio.wait(stops, timeout=STOP_SECONDS)
         for task in late:

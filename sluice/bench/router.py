@@ -11,6 +11,7 @@ from sluice.bench.load import PARTITIONS
 from sluice.bench.meter import Meter, arguments, tune_gc
 from sluice.bench.work import FIELDS
 from sluice.config import Config
+from sluice.keys import loaded
 from sluice.wiring import topic_specs, wire
 from stream import metrics
 from stream.app import Worker
@@ -61,7 +62,7 @@ async def run(brokers: str, topic: str, count: int) -> None:
         async with Topics(settings.kafka) as topics:
             await topics.create([one for one in topic_specs(settings) if one.name != topic])
         outbox = Outbox(settings.kafka, NAME)
-        wired = wire(settings, [name], outbox)
+        wired = wire(settings, [name], outbox, loaded(settings))
     await outbox.start()
     worker, meter = Worker(wired.workloads, settings.kafka), Meter(count)
     _start_with_the_first_batch(meter)
