@@ -55,7 +55,7 @@ class Encryption:
         Values and vectors in base64 are left as bytes in the struct: the JSON encoder writes bytes as base64.
         """
         refused: dict[int, Refused] = {}
-        parents = {path: gather(records) for path, gather in self._parents.items()}
+        parents = {path: _Owners(gather(records), routes) for path, gather in self._parents.items()}
         for fields, cfb in self._cfb:
             taken = [field.take(parents, routes, refused) for field in fields]
             ciphertexts, vectors = cfb.encrypt(list(itertools.chain.from_iterable([one.plains for one in taken])))
@@ -76,6 +76,18 @@ class Encryption:
             if location is not None:
                 self._parents.setdefault(_owner(location), _gather(location))
         return _Field(at, vector, hexadecimal=rule.encoding == "hex")
+
+
+class _Owners:
+    """The objects that fields of a batch's records are in, looked at once for all the fields in them."""
+
+    def __init__(self, everybody: list[Any], routes: Sequence[str]) -> None:
+        """`everybody`: the object of each record; UNSET or None where there is none."""
+        self.everybody = everybody
+        self.held = list(filter(None, everybody))
+        without = itertools.compress(routes, map(operator.not_, everybody))
+        self.missing = len(self.held) < len(everybody) and not {UNMATCHED}.issuperset(without)
+        """Whether a record on a route other than "unmatched" has no such object."""
 
 
 class _Taken(NamedTuple):
@@ -103,27 +115,25 @@ class _Field:
         ]
         self._write = compiled("write", lines, {})
 
-    def take(self, parents: dict[str, list[Any]], routes: Sequence[str], refused: dict[int, Refused]) -> _Taken:
+    def take(self, parents: dict[str, "_Owners"], routes: Sequence[str], refused: dict[int, Refused]) -> _Taken:
         """The field of all records that have it; adds those that must not be delivered to `refused`."""
         owners = parents[self._owner]
-        held = list(filter(None, owners))
-        if len(held) < len(owners):
-            without = itertools.compress(routes, map(operator.not_, owners))
-            if not {UNMATCHED}.issuperset(without):
-                return self._take_slowly(parents, routes, refused)
+        if owners.missing:
+            return self._take_slowly(parents, routes, refused)
         try:
-            plains = list(map(str.encode, self._read(held)))
+            plains = list(map(str.encode, self._read(owners.held)))
         except TypeError:  # one of them is no text
             return self._take_slowly(parents, routes, refused)
         if self._vector_owner == self._owner:
-            return _Taken(held, held, plains)
-        return _Taken(held, list(itertools.compress(parents[self._vector_owner], owners)), plains)
+            return _Taken(owners.held, owners.held, plains)
+        vector_owners = list(itertools.compress(parents[self._vector_owner].everybody, owners.everybody))
+        return _Taken(owners.held, vector_owners, plains)
 
-    def _take_slowly(self, parents: dict[str, list[Any]], routes: Sequence[str], refused: dict[int, Refused]) -> _Taken:
+    def _take_slowly(self, parents: dict[str, "_Owners"], routes: Sequence[str], refused: dict[int, Refused]) -> _Taken:
         owners: list[Any] = []
         vector_owners: list[Any] = []
         plains: list[bytes] = []
-        everything = zip(parents[self._owner], parents[self._vector_owner], routes, strict=True)
+        everything = zip(parents[self._owner].everybody, parents[self._vector_owner].everybody, routes, strict=True)
         for position, (owner, vector_owner, route) in enumerate(everything):
             text = getattr(owner, self._name) if owner else UNSET
             if isinstance(text, str):
