@@ -45,7 +45,8 @@ def run(file: Path, config: Config, workers: int) -> int:
     ended five times in a row within ten seconds. One that found something unavailable (69) is never given up on.
     """
     names = [name for name in (*config.pipelines, *config.streams) for _ in range(workers)]
-    arguments = [sys.executable, "-m", "sluice.cli", "worker", str(file.resolve())]
+    # -P: a folder named `schemas` or `agents` where `up` was called must not stand in for ours.
+    arguments = [sys.executable, "-P", "-m", "sluice.cli", "worker", str(file.resolve())]
     return asyncio.run(Supervisor(names, lambda name: [*arguments, name], Patience()).run())
 
 

@@ -137,6 +137,8 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
         self.joined = False
         if self.current is not None:
             self.current.abandon("this worker leaves")
+        if not hasattr(self, "_kafka"):
+            return  # it never started
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LEAVE_SECONDS):
                 await self._kafka.stop()
