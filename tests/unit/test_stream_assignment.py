@@ -1,0 +1,121 @@
+"""A partition takes every offset into work or ends the process: a hole between two batches is never settled."""
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiokafka import TopicPartition
+
+from stream.assignment import Assignment, Hole, Partition
+from stream.commits import Committed, Fenced, Pin
+
+TP = TopicPartition("raw", 0)
+
+
+class FakeCommits:
+    def __init__(self, fenced: bool = False) -> None:
+        self.fenced = fenced
+        self.stored: list[Mapping[TopicPartition, Committed]] = []
+
+    async def commit(self, pin: Pin, offsets: Mapping[TopicPartition, Committed]) -> None:
+        if self.fenced:
+            raise Fenced("generation 2")
+        self.stored.append(dict(offsets))
+
+
+def opened(commits: FakeCommits, budget: int = 10**6, partitions: int = 1) -> tuple[Assignment, list[BaseException]]:
+    """An assignment whose work is to wait for the end."""
+    crashes: list[BaseException] = []
+
+    async def work(partition: Partition) -> None:
+        while await partition.pause(60):
+            pass
+
+    assignment = Assignment(Pin(1, "m"), commits, work, crashes.append, budget)  # type: ignore[arg-type]  # a fake
+    for number in range(partitions):
+        assignment.open(TopicPartition("raw", number), Committed(10, "note"))
+    return assignment, crashes
+
+
+def records(count: int, size: int = 10) -> list[Any]:
+    return [SimpleNamespace(value=b"x" * size) for _ in range(count)]
+
+
+async def test_a_fetch_that_does_not_go_on_where_the_last_one_ended_is_a_fault() -> None:
+    assignment, _ = opened(FakeCommits())
+    partition = assignment.partitions[TP]
+    partition.fetched(records(5), 10, 15)
+    with pytest.raises(Hole):
+        partition.fetched(records(5), 16, 21)
+    await assignment.drain(1)
+
+
+async def test_offsets_without_a_record_belong_to_the_next_batch() -> None:
+    assignment, _ = opened(FakeCommits())
+    partition = assignment.partitions[TP]
+    assert partition.fetched([], 10, 12) is None
+    batch = partition.fetched(records(1), 12, 15)
+    assert batch is not None
+    assert (batch.start, batch.end) == (10, 15)
+    await assignment.drain(1)
+
+
+async def test_a_batch_that_gets_lost_on_the_way_to_the_agent_ends_the_process() -> None:
+    assignment, crashes = opened(FakeCommits())
+    partition = assignment.partitions[TP]
+    partition.fetched(records(5), 10, 15)
+    second = partition.fetched(records(5), 15, 20)
+    assert second is not None
+    partition.deliver(second)
+    assert isinstance(crashes[0], Hole)
+    await assignment.drain(1)
+
+
+async def test_nothing_is_committed_of_an_assignment_that_has_ended() -> None:
+    commits = FakeCommits()
+    assignment, _ = opened(commits)
+    partition = assignment.partitions[TP]
+    span = partition.begin(15)
+    assignment.abandon("the test says so")
+    partition.settle(span, "", 0)
+    with pytest.raises(Fenced):
+        await assignment.commit()
+    with pytest.raises(Fenced):
+        await partition.adopt("note")
+    assert commits.stored == []
+
+
+async def test_a_fenced_commit_abandons_the_assignment() -> None:
+    assignment, crashes = opened(FakeCommits(fenced=True))
+    partition = assignment.partitions[TP]
+    partition.settle(partition.begin(15), "", 0)
+    with pytest.raises(Fenced):
+        await assignment.commit()
+    assert assignment.ended
+    assert partition.closed
+    assert not crashes
+
+
+async def test_what_settles_is_committed_once_with_its_note() -> None:
+    commits = FakeCommits()
+    assignment, _ = opened(commits)
+    partition = assignment.partitions[TP]
+    partition.settle(partition.begin(15), "new", 0)
+    await assignment.commit()
+    await assignment.commit()
+    assert commits.stored == [{TP: Committed(15, "new")}]
+    await assignment.drain(1)
+
+
+async def test_a_partition_that_holds_its_share_is_not_fetched_and_is_again_once_it_has_settled() -> None:
+    assignment, _ = opened(FakeCommits(), budget=20_000, partitions=2)
+    partition = assignment.partitions[TP]
+    batch = partition.fetched(records(10, size=1000), 10, 20)
+    assert batch is not None
+    assert assignment.hungry() == [TopicPartition("raw", 1)]
+    assignment.relief.clear()
+    partition.settle(partition.begin(20), "", batch.bytes)
+    assert assignment.relief.is_set()
+    assert set(assignment.hungry()) == set(assignment.partitions)
+    await assignment.drain(1)
