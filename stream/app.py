@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import faust
+from aiokafka import TopicPartition
 from faust.app.base import BootStrategy
 from mode.supervisors import CrashingSupervisor
 
@@ -105,8 +106,8 @@ class Worker:
         """End the process uncommitted: nothing that was in work is skipped. The first error is the one that is told."""
         if self._crash is None:
             self._crash = error
-            for one in flattened(error):
-                log.error("A worker ends: %s", one, exc_info=one)
+            for one in flattened(error):  # its text may quote a record: who ends the process decides what to show of it
+                log.error("The worker ends: %s", type(one).__name__)
         self._stop.set()
 
     def stop(self) -> None:
@@ -186,12 +187,15 @@ class Worker:
         """Set the gauges that are read off state: lag by partition, and the oldest batch in work."""
         oldest = 0.0
         now = time.monotonic()
-        metrics.LAG.clear()
+        lags: dict[TopicPartition, int] = {}  # of several workloads on one partition, the one that is furthest behind
         for app in self._apps.values():
             for tp, lag in app.consumer.lags().items():
-                metrics.LAG.labels(tp.topic, tp.partition).set(lag)
+                lags[tp] = max(lag, lags.get(tp, 0))
             assignment: Assignment | None = app.consumer.current
             if assignment is not None:
                 ages = (partition.unsettled_seconds(now) for partition in assignment.partitions.values())
                 oldest = max(oldest, *ages, 0.0)
+        metrics.LAG.clear()
+        for tp, lag in lags.items():
+            metrics.LAG.labels(tp.topic, tp.partition).set(lag)
         metrics.OLDEST_UNSETTLED.set(oldest)

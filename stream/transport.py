@@ -19,6 +19,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.consumer.fetcher import FetchError, FetchResult
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.errors import ConsumerStoppedError, NoOffsetForPartitionError, OffsetOutOfRangeError
+from faust.exceptions import ConsumerNotStarted
 from faust.transport import consumer as faust_consumer
 from faust.transport.drivers import TRANSPORTS
 from faust.transport.drivers import aiokafka as stock_driver
@@ -315,6 +316,8 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
         self._kafka.subscribe(topics=sorted(topics), listener=Listener(self))
 
     def assignment(self) -> set[TP]:
+        if not hasattr(self, "_kafka"):
+            raise ConsumerNotStarted("stopped before it was started")
         return {TP(*tp) for tp in self._kafka.assignment()}
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
