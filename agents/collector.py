@@ -10,13 +10,16 @@ from stream.assignment import Partition
 from stream.reader import Reader
 from stream.records import Record
 
+LOOK_SECONDS = 0.1
+"""How often a collector that waits looks whether its time is up, or its memory."""
 Where = Callable[[bytes], bool]
 """Whether a stream wants a record, by its value. Raises nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a delivery is cut: at so many records or bytes, or so many seconds after its first record was read."""
+    """When a delivery is cut: at so many records or bytes, or so many seconds after its first record was read; and before that
+    when its records take all the memory that the partition may have."""
 
     records: int
     bytes: int
@@ -57,17 +60,21 @@ class Collector:
     async def cut(self, start: int, end: int | None = None) -> Cut | None:
         """The next cut, from `start`; None when the partition ends first: what was collected then is read again.
 
-        With `end`, exactly up to that offset, whatever the limits say.
+        With `end`, exactly up to that offset, whatever the limits and the memory say.
         """
+        self._partition.needed_to = end
         cut = Cut(start, start, dict(self._reader.seen))
         deadline: float | None = None
         while True:
             if not self._waiting:
-                seconds = None if deadline is None or end is not None else max(0.0, deadline - time.monotonic())
+                if end is None and cut.read and not self._partition.fed:
+                    return cut  # nothing more comes until some of this is settled
                 try:
-                    batch = await self._partition.next(seconds)
+                    batch = await self._partition.next(LOOK_SECONDS)
                 except TimeoutError:
-                    return cut
+                    if end is None and deadline is not None and time.monotonic() >= deadline:
+                        return cut
+                    continue
                 if batch is None:
                     return None
                 self._waiting.append((batch.records, 0, batch.bytes))

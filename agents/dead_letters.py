@@ -18,12 +18,12 @@ class DeadLetterDesk:
 
     def __init__(self, name: str, outbox: Outbox, sealer: Sealer) -> None:
         self._name = name
-        self._topic = f"{name}.dlq"
+        self.topic = f"{name}.dlq"
         self._outbox = outbox
         self._sealer = sealer
 
     async def send(self, topic: str, partition: int, letters: Sequence[tuple[Record, Refused]], stage: str) -> None:
-        """Seal and send; return when all are acknowledged. Raises KafkaError when the broker refuses them."""
+        """Seal and send; return when all are acknowledged. Raises ProduceRefused."""
         if not letters:
             return
         largest = self._outbox.max_record_bytes - HEADER_BYTES
@@ -36,6 +36,6 @@ class DeadLetterDesk:
             )
             for record, why in letters
         ]
-        await self._outbox.send(self._topic, partition, self._outbox.pack(packed))
+        await self._outbox.send(self.topic, partition, self._outbox.pack(packed))
         for reason, count in Counter(why.reason for _, why in letters).items():
             metrics.DEAD_LETTERS.labels(self._name, reason).inc(count)

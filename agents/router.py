@@ -16,11 +16,13 @@ from stream.assignment import Partition
 from stream.offsets import Span
 from stream.outbox import Outbox, Packed
 from stream.reader import ID_HEADER, PLAN_HEADER
-from stream.records import Headers, RecordBatch
+from stream.records import RecordBatch
 
 log = logging.getLogger(__name__)
 
 OWN_HEADERS = "sluice-"
+USUAL_HEADERS = 2
+COUNTERPART_SECONDS = 5.0
 
 
 class Router:
@@ -39,7 +41,9 @@ class Router:
         self._topics = {route: f"{name}.{route}" for route in pipeline.routes}
 
     async def work(self, partition: Partition) -> None:
-        """Runs from the assignment of a partition to its end. Raises KafkaError for a refused produce: the process ends."""
+        """Runs from the assignment of a partition to its end. Raises ProduceRefused: the process ends."""
+        if not await self._until_counterparts(partition):
+            return
         note, plan = await self._adopt_plan(partition)
         async with asyncio.TaskGroup() as group:
             sending: asyncio.Task[None] | None = None
@@ -51,6 +55,15 @@ class Router:
                 if sending is not None:
                     await sending
                 sending = group.create_task(self._send(partition, batch, span, packed, dead, note))
+
+    async def _until_counterparts(self, partition: Partition) -> bool:
+        """Wait until every topic that this pipeline writes has the partition. False when it was given away meanwhile."""
+        for topic in (*self._topics.values(), self._dead_letters.topic):
+            while not await self._outbox.has_partition(topic, partition.number):
+                log.warning("%s has no partition %d yet; grow it with `sluice topics FILE`.", topic, partition.number)
+                if not await partition.pause(COUNTERPART_SECONDS):
+                    return False
+        return True
 
     async def _adopt_plan(self, partition: Partition) -> tuple[str, bytes]:
         """The commit metadata and the `sluice-plan` of this partition.
@@ -74,10 +87,11 @@ class Router:
         routed: dict[str, list[Packed]] = {route: [] for route in self._topics}
         for position, route, value in zip(processed.positions, processed.routes, processed.values, strict=True):
             record = records[position]
-            headers: Headers = [(ID_HEADER, origin % record.offset), plan_header]
+            headers: list[tuple[str, bytes]] = [(ID_HEADER, origin % record.offset), plan_header]
             if record.headers:
                 headers = [*(one for one in record.headers if not one[0].startswith(OWN_HEADERS)), *headers]
-            if len(value) > largest and not self._outbox.fits(record.key, value, headers):
+            size = len(value) + len(record.key or b"")
+            if (size > largest or len(headers) > USUAL_HEADERS) and not self._outbox.fits(record.key, value, headers):
                 dead.append((position, Refused("too-large", "")))
                 continue
             routed[route].append((record.timestamp, record.key, value, headers))

@@ -1,7 +1,9 @@
 """The S3 batcher: each record of a routed partition in exactly one object, by a chain of intents in the bucket."""
 
+import asyncio
 import hashlib
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -10,7 +12,7 @@ from aiokafka import TopicPartition
 
 from agents.collector import Collector, Cut, Limits
 from sinks.aws import Unavailable
-from sinks.contract import Delivery, Finding, Verdict
+from sinks.contract import Conflict, Delivery, Finding, Verdict
 from sinks.s3 import S3Config, S3Sink
 from sinks.s3_chain import Intent
 from stream.assignment import Partition
@@ -18,6 +20,7 @@ from stream.assignment import Partition
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 2.0
+START_SECONDS = 60.0
 Answer = TypeVar("Answer")
 
 
@@ -50,10 +53,18 @@ class ChainedS3:
     async def start_offset(self, tp: TopicPartition) -> int | None:
         """Where a partition goes on that has no committed offset: its last link, which may be unfinished. None: no link.
 
-        Raises Unavailable when the bucket does not answer: a start elsewhere would not be on the chain.
+        Raises Unavailable when the bucket does not answer for 60 s: a start elsewhere would not be on the chain.
         """
-        last = await self._chain.last(tp.topic, tp.partition)
-        return None if last is None else last.start
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                last = await self._chain.last(tp.topic, tp.partition)
+            except Unavailable:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return None if last is None else last.start
 
     async def next(self, partition: Partition, collector: Collector, start: int) -> Cut | None:
         """The cut of the link at `start`, decided now if it was not yet. Raises Conflict for a link that cannot be right."""
@@ -61,6 +72,7 @@ class ChainedS3:
         try:
             link = await self._patiently(partition, lambda: self._chain.find(topic, number, start))
             if link is not None:
+                self._must_be_ours(link)
                 collector.read_from(link.seen)
                 cut = await collector.cut(start, link.end)
             elif (cut := await collector.cut(start)) is not None:
@@ -74,6 +86,14 @@ class ChainedS3:
         if cut is not None and link is not None:
             self._links[topic, number] = link
         return cut
+
+    def _must_be_ours(self, link: Intent) -> None:
+        """A link is redone as it was decided; under other conditions it would hold other records."""
+        if link.where != self._where:
+            raise Conflict(
+                f"{link.topic}/{link.partition} from {link.start} was cut under another `where` and is not finished; go back to "
+                "that `where` until it is, then change it again"
+            )
 
     @staticmethod
     async def _patiently(partition: Partition, ask: Callable[[], Awaitable[Answer]]) -> Answer:

@@ -104,8 +104,7 @@ async def _dependencies(
             await _patiently(lambda name=name, sink=sink: _look_at(name, sink), stopping)  # type: ignore[misc]
         yield
     finally:
-        if hasattr(outbox, "_producer"):
-            await outbox.stop()
+        await outbox.stop()
         for sink in wired.sinks.values():
             await sink.close()
 

@@ -20,6 +20,7 @@ from stream.connection import KafkaConfig
 log = logging.getLogger(__name__)
 
 GROUP_PREFIX = "sluice."
+LIVE_SECONDS = 10
 STOP_SECONDS = 18
 """From SIGTERM to the end, whatever a sink does. Kubernetes and compose give more."""
 
@@ -100,7 +101,7 @@ class Worker:
         self._crash: BaseException | None = None
         share = budget_bytes // len(workloads)
         self._apps = {one.name: make_app(one, kafka, share, self.crash) for one in workloads}
-        self._beat = time.monotonic()
+        self._beat: float | None = None
 
     def crash(self, error: BaseException) -> None:
         """End the process uncommitted: nothing that was in work is skipped. The first error is the one that is told."""
@@ -119,8 +120,8 @@ class Worker:
         return all(app.consumer.joined for app in self._apps.values())
 
     def live(self) -> bool:
-        """The event loop turns."""
-        return time.monotonic() - self._beat < 10
+        """The event loop turns; before `run`, yes: whoever waits for dependencies is bounded by its own patience."""
+        return self._beat is None or time.monotonic() - self._beat < LIVE_SECONDS
 
     async def run(self, background: Sequence[Callable[[], Awaitable[None]]] = ()) -> None:
         """Start, run and stop. Raises what crashed it; returns after `stop()` and a clean drain.

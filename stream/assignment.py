@@ -30,9 +30,11 @@ class Partition:
         self.tp = tp
         self.topic: str = tp.topic
         self.number: int = tp.partition
-        self._fetched_to = self._batched_to = self._delivered_to = at.offset
+        self.fetched_to = self._batched_to = self._delivered_to = at.offset
         self.held_bytes = 0
         """Bytes of this partition's records in this process, from fetch to settlement."""
+        self.needed_to: int | None = None
+        """Fetched up to this offset whatever memory says: work that was decided before cannot be done with less."""
         self._assignment = assignment
         self._watermark = Watermark(at.offset, at.note)
         self._committed = at
@@ -49,9 +51,9 @@ class Partition:
 
         Raises Hole if the fetch does not go on where the last one ended: what lies between would be settled unread.
         """
-        if start != self._fetched_to:
-            raise Hole(f"{self.topic}/{self.number}: fetched from {start}, expected {self._fetched_to}")
-        self._fetched_to = end
+        if start != self.fetched_to:
+            raise Hole(f"{self.topic}/{self.number}: fetched from {start}, expected {self.fetched_to}")
+        self.fetched_to = end
         if not records:
             return None
         batch = RecordBatch(self.topic, self.number, records, self._batched_to, end)
@@ -94,6 +96,11 @@ class Partition:
         self._ending.set()
         self._inbox.clear()
         self._arrived.set()
+
+    @property
+    def fed(self) -> bool:
+        """Whether more records are fetched at present; not when those that are held take all the memory there is for them."""
+        return self._assignment.feeds(self)
 
     async def pause(self, seconds: float) -> bool:
         """Wait; False as soon as the partition has ended, when there is nothing to wait for any more."""
@@ -205,11 +212,18 @@ class Assignment:
     # Memory
 
     def hungry(self) -> list[TopicPartition]:
-        """The partitions to fetch from now: each may hold an equal share of the process's budget, and one batch at least."""
-        if self.held_bytes >= self._budget_bytes:
-            return []
-        share = self._budget_bytes // max(1, len(self.partitions))
-        return [tp for tp, partition in self.partitions.items() if partition.held_bytes < share]
+        """The partitions to fetch from now."""
+        return [tp for tp, partition in self.partitions.items() if self.feeds(partition)]
+
+    def feeds(self, partition: Partition) -> bool:
+        """Whether a partition is fetched from now: it may hold an equal share of the process's budget. One that holds nothing
+        gets a batch even if the others have taken all, so that nobody is held up by them."""
+        if partition.needed_to is not None and partition.fetched_to < partition.needed_to:
+            return True
+        if partition.held_bytes == 0:
+            return True
+        share = self._budget_bytes // len(self.partitions)
+        return partition.held_bytes < share and self.held_bytes < self._budget_bytes
 
     def released(self, count: int) -> None:
         self.held_bytes -= count
@@ -248,27 +262,28 @@ class Assignment:
                 task.cancel()
 
     async def drain(self, seconds: float) -> None:
-        """Take nothing new in, let what is in work settle for at most `seconds`, commit, and end.
+        """Take nothing new in, let what is in work settle for at most `seconds`, commit, and end, whatever happens.
 
-        What has not settled by then is dropped unsettled: its next owner reads it again.
+        What has not settled by then is dropped unsettled: its next owner reads it again. Raises CommitRefused.
         """
         for partition in self.partitions.values():
             partition.close()
         deadline = time.monotonic() + seconds
-        if self._tasks and not self.ended:
-            _, late = await asyncio.wait(self._tasks, timeout=seconds)
-            if late:
-                names = ", ".join(sorted(task.get_name() for task in late))
-                log.warning("Work on %s did not settle in %.0f s; its next owner does it again.", names, seconds)
         try:
+            if self._tasks and not self.ended:
+                _, late = await asyncio.wait(self._tasks, timeout=seconds)
+                if late:
+                    names = ", ".join(sorted(task.get_name() for task in late))
+                    log.warning("Work on %s did not settle in %.0f s; its next owner does it again.", names, seconds)
             async with asyncio.timeout(max(1.0, deadline - time.monotonic())):
                 await self.commit()
         except (Fenced, TimeoutError) as error:
             log.warning(
                 "The last commit of generation %s did not get through (%s).", self.pin.generation, error or "timed out"
             )
-        self.ended = True
-        await self._cancel_tasks()
+        finally:
+            self.ended = True
+            await self._cancel_tasks()
 
     async def _cancel_tasks(self) -> None:
         tasks = list(self._tasks)

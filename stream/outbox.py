@@ -7,10 +7,11 @@ the one before is acknowledged, and a refused batch is an error that ends the pr
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaTimeoutError
+from aiokafka.errors import KafkaError, KafkaTimeoutError
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
@@ -27,34 +28,53 @@ BATCH_OVERHEAD = 1024
 """Room for the batch's own header, so that a record that fits the limit fits in its batch too."""
 
 
+class ProduceRefused(Exception):
+    """A broker refuses a batch for good. Nothing behind it was sent, nothing of it is committed."""
+
+    def __init__(self, tp: TopicPartition, error: KafkaError) -> None:
+        super().__init__(
+            f"{tp.topic}/{tp.partition} does not take what is sent to it: {type(error).__name__}. Compare the topic with what "
+            "the config needs (`sluice topics FILE --compare`), and see that it may be written."
+        )
+
+
 class Outbox:
     """Batches to topics, in order, each acknowledged by all in-sync replicas."""
 
     def __init__(self, kafka: KafkaConfig, client_id: str) -> None:
         self._kafka = kafka
         self._client_id = client_id
+        self._producer: AIOKafkaProducer | None = None
+        self._turns: dict[TopicPartition, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._unacknowledged: dict[TopicPartition, asyncio.Future[object]] = {}
         self.max_record_bytes = kafka.max_message_bytes - BATCH_OVERHEAD
 
     async def start(self) -> None:
         """Connect. Raises KafkaConnectionError when no broker answers."""
-        self._producer = AIOKafkaProducer(
+        producer = AIOKafkaProducer(
             **self._kafka.client_arguments(),
             client_id=self._client_id,
             acks="all",
             enable_idempotence=True,
             linger_ms=0,
-            max_batch_size=BATCH_BYTES,
+            max_batch_size=min(BATCH_BYTES, self.max_record_bytes),
             max_request_size=self._kafka.max_message_bytes + BATCH_OVERHEAD,
             compression_type=None if self._kafka.compression == "none" else self._kafka.compression,
             # Above the broker's session (a failover takes that long), and short enough to give up on a frozen broker.
             request_timeout_ms=15_000,
             metadata_max_age_ms=30_000,
         )
-        await self._producer.start()
+        try:
+            await producer.start()
+        except BaseException:
+            await producer.stop()
+            raise
+        self._producer = producer
 
     async def stop(self) -> None:
         """Give up what is unacknowledged and close. Does not wait for an unreachable broker longer than 5 s."""
+        if self._producer is None:
+            return
         try:
             async with asyncio.timeout(5):
                 await self._producer.stop()
@@ -65,14 +85,15 @@ class Outbox:
 
     def pack(self, records: Iterable[Packed]) -> list[BatchBuilder]:
         """Records, in order, as batches to send. Each record must fit (`fits`)."""
-        builder = self._producer.create_batch()
+        producer = self._started
+        builder = producer.create_batch()
         batches = [builder]
         append, count = builder._builder.append, 0
         for timestamp, key, value, headers in records:
             # Without the public method's own checks and copies, which cost as much as the append itself.
             if append(count, timestamp, key, value, headers) is None:
                 builder._relative_offset = count
-                builder = self._producer.create_batch()
+                builder = producer.create_batch()
                 batches.append(builder)
                 append, count = builder._builder.append, 0
                 append(count, timestamp, key, value, headers)
@@ -89,25 +110,38 @@ class Outbox:
         """Send batches to one topic partition in order, each after the one before is acknowledged; return after the last.
 
         Cancelled, what was handed over already may still arrive; the next send to that partition waits for it. Raises
-        KafkaError when the broker refuses a batch: nothing behind it was sent, and the process has to end.
-        Must not be called twice at once for one topic partition.
+        ProduceRefused when the broker refuses a batch: nothing behind it was sent, and the process has to end.
         """
         tp = TopicPartition(topic, partition)
-        before = self._unacknowledged.get(tp)
-        if before is not None and not before.done():
-            await asyncio.wait([before])
-        for batch in batches:
-            batch.close()
-            future = await self._offer(tp, batch)
-            self._unacknowledged[tp] = future
-            await asyncio.shield(future)
+        async with self._turns[tp]:
+            before = self._unacknowledged.get(tp)
+            if before is not None and not before.done():
+                await asyncio.wait([before])
+            for batch in batches:
+                batch.close()
+                try:
+                    future = self._unacknowledged[tp] = await self._offer(tp, batch)
+                    await asyncio.shield(future)
+                except KafkaError as error:
+                    raise ProduceRefused(tp, error) from error
+
+    async def has_partition(self, topic: str, partition: int) -> bool:
+        """Whether a topic has this partition by now. Asks the brokers if it had not when they were last asked."""
+        client = self._started.client
+        await client._wait_on_metadata(topic)
+        if partition not in (client.cluster.partitions_for_topic(topic) or ()):
+            await client.force_metadata_update()
+        return partition in (client.cluster.partitions_for_topic(topic) or ())
+
+    @property
+    def _started(self) -> AIOKafkaProducer:
+        assert self._producer is not None, "the outbox is used before it was started"
+        return self._producer
 
     async def _offer(self, tp: TopicPartition, batch: BatchBuilder) -> asyncio.Future[object]:
         while True:
             try:
-                future: asyncio.Future[object] = await self._producer.send_batch(
-                    batch, tp.topic, partition=tp.partition
-                )
+                future: asyncio.Future[object] = await self._started.send_batch(batch, tp.topic, partition=tp.partition)
                 return future
             except KafkaTimeoutError:  # not taken in: the partition has no leader, or a batch is stuck before it
                 log.warning("%s/%s takes no batch at present; offering it again.", tp.topic, tp.partition)

@@ -31,17 +31,13 @@ class Reader:
     def take(self, topic: str, partition: int, record: Record) -> str | None:
         """The record's `sluice-id`, or None for one that was taken before. Records come in the order of their partition.
 
-        A record that no router wrote has no `sluice-id`: it is taken, under its own topic, partition and offset.
+        A record that no router wrote has no `sluice-id`, or one that says nothing: it is taken, under its own topic,
+        partition and offset.
         """
-        origin = plan = None
-        for name, value in record.headers:
-            if name == ID_HEADER:
-                origin = value.decode()
-            elif name == PLAN_HEADER:
-                plan = value.decode()
-        if origin is None or plan is None:
+        found = _routed(record)
+        if found is None:
             return f"{topic}/{partition}/{record.offset}"
-        offset = int(origin[origin.rfind("/") + 1 :])
+        origin, offset, plan = found
         highest = self.seen.get(plan)
         if highest is not None and offset <= highest:
             return None
@@ -49,6 +45,23 @@ class Reader:
             del self.seen[min(self.seen, key=_epoch)]
         self.seen[plan] = offset
         return origin
+
+
+def _routed(record: Record) -> tuple[str, int, str] | None:
+    """`sluice-id`, the raw offset in it, and the plan; None where they are not as a router writes them."""
+    origin = plan = None
+    try:
+        for name, value in record.headers:
+            if name == ID_HEADER:
+                origin = value.decode()
+            elif name == PLAN_HEADER:
+                plan = value.decode()
+        if origin is None or plan is None:
+            return None
+        _epoch(plan)
+        return origin, int(origin[origin.rfind("/") + 1 :]), plan
+    except (ValueError, AttributeError):  # no number, no UTF-8, a header without a value
+        return None
 
 
 def _epoch(plan: str) -> int:

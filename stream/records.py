@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 Headers = Sequence[tuple[str, bytes]]
+"""As they come; to be sent they must be a list."""
 _value = operator.attrgetter("value")
 
 

@@ -51,7 +51,7 @@ class StatusServer:
         app.router.add_get("/ready", self._probe(self._ready))
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
-        for port in [self._port] if self._port == 0 else range(self._port, self._port + PORTS_TRIED):
+        for port in [self._port] if self._port == 0 else range(self._port, min(65_536, self._port + PORTS_TRIED)):
             try:
                 await web.TCPSite(self._runner, self._host, port).start()
             except OSError as error:

@@ -41,6 +41,8 @@ def spec(kafka: KafkaConfig, name: str, *, compacted: bool = False, follows: str
         "cleanup.policy": "compact" if compacted else "delete",
         "min.insync.replicas": str(kafka.min_insync_replicas),
         "max.message.bytes": str(kafka.max_message_bytes),
+        # A record keeps the timestamp of its device, whose clock may be years ahead; it must not be refused on the way for that.
+        "message.timestamp.after.max.ms": str(2**63 - 1),
     }
     if not compacted:
         settings["retention.ms"] = str(int(kafka.retention_hours * 3_600_000))

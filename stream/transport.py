@@ -24,6 +24,7 @@ from faust.transport import consumer as faust_consumer
 from faust.transport.drivers import TRANSPORTS
 from faust.transport.drivers import aiokafka as stock_driver
 from faust.types import TP, ConsumerMessage
+from mode import Service
 
 from stream.assignment import Assignment, Partition, Work
 from stream.commits import Commits, Committed, Fenced
@@ -39,6 +40,7 @@ BATCH_RECORDS = 2000
 COMMIT_SECONDS = 1.0
 DRAIN_SECONDS = 10.0
 LEAVE_SECONDS = 2.0
+FAULT_SECONDS = 1.0
 
 
 class BatchSchema(faust.Schema):  # type: ignore[misc]  # Faust is not typed for --strict
@@ -102,12 +104,14 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
         self.joined = False
         """Whether this worker is a member of its group with an assignment, empty or not."""
         self._rebalancing = False
+        self._aiokafka: AIOKafkaConsumer | None = None
+        self._draining: asyncio.Task[None] | None = None
         self._opened = asyncio.Event()
 
     async def on_start(self) -> None:
         feed = self._feed
         session = int(feed.kafka.session_seconds * 1000)
-        self._kafka = AIOKafkaConsumer(
+        kafka = AIOKafkaConsumer(
             **feed.kafka.client_arguments(),
             group_id=self.app.conf.id,
             client_id=self.app.conf.id,
@@ -123,10 +127,11 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
             max_poll_interval_ms=2_000_000_000,
             fetch_max_wait_ms=int(FETCH_WAIT_SECONDS * 1000),
             max_partition_fetch_bytes=FETCH_BYTES,
-            metadata_max_age_ms=30_000,
+            metadata_max_age_ms=10_000,
         )
-        await self._kafka.start()
-        self._commits = Commits(self._kafka)
+        await kafka.start()
+        self._aiokafka = kafka
+        self._commits = Commits(kafka)
 
     async def on_stop(self) -> None:
         """Drain, commit and leave the group. Faust has stopped the flow of batches by now."""
@@ -138,11 +143,30 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
         self.joined = False
         if self.current is not None:
             self.current.abandon("this worker leaves")
-        if not hasattr(self, "_kafka"):
-            return  # it never started
+        if self._aiokafka is None:
+            return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LEAVE_SECONDS):
                 await self._kafka.stop()
+
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _listen_for_faults(self) -> None:
+        """aiokafka keeps what ends its own tasks to itself until somebody polls: then a worker would stand idle for ever."""
+        while not self.should_stop:
+            await asyncio.sleep(FAULT_SECONDS)
+            if self._aiokafka is not None:
+                try:
+                    self._kafka._coordinator.check_errors()
+                    if self._kafka._fetcher._fetch_task.done():
+                        self._kafka._fetcher._fetch_task.result()
+                        raise RuntimeError("aiokafka's fetcher has ended by itself")
+                except Exception as error:
+                    self._feed.crash(error)
+
+    @property
+    def _kafka(self) -> AIOKafkaConsumer:
+        assert self._aiokafka is not None, "the consumer is used before it was started"
+        return self._aiokafka
 
     # Rebalance
 
@@ -151,7 +175,10 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
         self.app.on_rebalance_start()
 
     async def revoked(self, revoked: set[TP]) -> None:
-        await self._drain()
+        try:
+            await self._drain()
+        except Exception as error:  # aiokafka would log it and go on
+            self._feed.crash(error)
         self.joined = False
         await self.on_partitions_revoked(revoked)
 
@@ -165,10 +192,13 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
             log.info("Assigned in generation %s: %s.", self._pin.generation, describe([]))
 
     async def _drain(self) -> None:
+        """End the present assignment; or wait for the end of one that a rebalance is draining already."""
         assignment, self.current = self.current, None
         self._opened.clear()
         if assignment is not None:
-            await assignment.drain(DRAIN_SECONDS)
+            self._draining = asyncio.create_task(assignment.drain(DRAIN_SECONDS))
+        if self._draining is not None:
+            await asyncio.shield(self._draining)
 
     async def perform_seek(self) -> None:
         """Faust calls this when the streams of a new assignment may flow: every partition is put where it goes on."""
@@ -177,8 +207,8 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
         committed = await self._commits.fetch(partitions)
         fresh = [tp for tp in partitions if tp not in committed]
         beginnings = await self._kafka.beginning_offsets(fresh) if fresh else {}
-        for tp in fresh:
-            chosen = await feed.start_offset(tp)
+        starts = await asyncio.gather(*(feed.start_offset(tp) for tp in fresh))
+        for tp, chosen in zip(fresh, starts, strict=True):
             committed[tp] = Committed(beginnings[tp] if chosen is None else chosen, "")
         if self._rebalancing or pin != self._pin:
             return  # the group has gone on meanwhile, and this is called again
@@ -316,7 +346,7 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
         self._kafka.subscribe(topics=sorted(topics), listener=Listener(self))
 
     def assignment(self) -> set[TP]:
-        if not hasattr(self, "_kafka"):
+        if self._aiokafka is None:
             raise ConsumerNotStarted("stopped before it was started")
         return {TP(*tp) for tp in self._kafka.assignment()}
 
@@ -333,21 +363,19 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
         raise AssertionError("batches are read by _drain_messages alone")
 
     async def position(self, tp: TP) -> int | None:
-        position: int = await self._kafka.position(TopicPartition(*tp))
-        return position
+        raise AssertionError("nothing here has tables")
 
     def highwater(self, tp: TP) -> int | None:
-        highwater: int | None = self._kafka.highwater(TopicPartition(*tp))
-        return highwater
+        raise AssertionError("nothing here has tables")
 
     async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
-        return {TP(*tp): end for tp, end in (await self._kafka.end_offsets(partitions)).items()}
+        raise AssertionError("nothing here has tables")
 
     async def earliest_offsets(self, *partitions: TP) -> Mapping[TP, int]:
-        return {TP(*tp): start for tp, start in (await self._kafka.beginning_offsets(partitions)).items()}
+        raise AssertionError("nothing here has tables")
 
     def topic_partitions(self, topic: str) -> int | None:
-        return len(self._kafka.partitions_for_topic(topic) or ()) or None
+        raise AssertionError("nothing here has tables")
 
     def key_partition(self, topic: str, key: bytes | None, partition: int | None = None) -> int | None:
         raise AssertionError("partitions are kept, never chosen by key")
@@ -374,7 +402,7 @@ class OffsetsGone(Exception):
         named = ", ".join(f"{tp.topic}/{tp.partition} at {offset}" for tp, offset in partitions.items())
         super().__init__(
             f"the log no longer holds the offset to go on from: {named}. Retention or a deleted topic took it. "
-            "Look what is missing, then choose where to go on with `sluice start FILE NAME --from beginning|end|TIME`."
+            "Look what is missing; then stop the workers and set where the group goes on: kafka-consumer-groups --reset-offsets."
         )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 from aiokafka import TopicPartition
 
-from agents.collector import Limits
+from agents.collector import Collector, Cut, Limits
 from agents.delivery import Forwarder
 from sinks.contract import DELIVERED, Conflict, Delivery, Finding, Verdict
 from stream.assignment import Assignment, Partition
@@ -58,6 +58,16 @@ class ScriptedSink:
         pass
 
 
+class UpTo:
+    """Cuts that were decided beforehand: up to `end`, then by the limits."""
+
+    def __init__(self, end: int) -> None:
+        self.end = end
+
+    async def next(self, partition: Partition, collector: Collector, start: int) -> Cut | None:
+        return await collector.cut(start, self.end if start < self.end else None)
+
+
 class FakeDesk:
     def __init__(self) -> None:
         self.letters: list[tuple[int, str]] = []
@@ -73,13 +83,13 @@ def everything(delivery: Delivery, _: int) -> Sequence[Verdict]:
 class Bench:
     """One forwarder at work on one partition."""
 
-    def __init__(self, sink: ScriptedSink, limits: Limits) -> None:
+    def __init__(self, sink: ScriptedSink, limits: Limits, budget_bytes: int = 10**9) -> None:
         self.sink = sink
         self.desk = FakeDesk()
         self.crashes: list[BaseException] = []
         self.fetched_to = 0
         self.forwarder = Forwarder("test", sink, limits, self.desk)  # type: ignore[arg-type]  # a fake desk
-        self.assignment = Assignment(Pin(1, "m"), FakeCommits(), self.forwarder.work, self.crashes.append, 10**9)  # type: ignore[arg-type]
+        self.assignment = Assignment(Pin(1, "m"), FakeCommits(), self.forwarder.work, self.crashes.append, budget_bytes)  # type: ignore[arg-type]
 
     def start(self) -> Partition:
         self.assignment.open(TP, Committed(0, ""))
@@ -144,6 +154,29 @@ async def test_what_a_cut_left_over_is_delivered_in_time_though_nothing_else_com
     bench.feed(range(6))
     await bench.until(lambda: partition.offset == 6)
     assert [len(one.records) for one in bench.sink.writes] == [4, 2]
+    await bench.assignment.drain(1)
+
+
+async def test_a_cut_ends_when_its_records_take_all_the_memory_there_is() -> None:
+    bench = Bench(ScriptedSink(everything), Limits(10**6, 10**9, 60), budget_bytes=2000)
+    partition = bench.start()
+    bench.feed(range(10))  # some 300 bytes each
+    assert not partition.fed
+    await bench.until(lambda: partition.offset == 10)
+    assert partition.fed
+    await bench.assignment.drain(1)
+
+
+async def test_a_cut_that_was_decided_before_is_fetched_whole_though_it_takes_more_than_there_is() -> None:
+    bench = Bench(ScriptedSink(everything), Limits(10**6, 10**9, 60), budget_bytes=2000)
+    bench.forwarder = Forwarder("test", bench.sink, Limits(1, 1, 60), bench.desk, cuts=UpTo(20))  # type: ignore[arg-type]
+    bench.assignment._work = bench.forwarder.work
+    partition = bench.start()
+    for first in (0, 10):
+        await bench.until(lambda: partition.fed)
+        bench.feed(range(first, first + 10))
+    await bench.until(lambda: partition.offset == 20)
+    assert [(one.start, one.end, len(one.records)) for one in bench.sink.writes] == [(0, 20, 20)]
     await bench.assignment.drain(1)
 
 

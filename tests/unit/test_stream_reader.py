@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,6 +72,24 @@ def test_a_record_of_a_foreign_producer_passes_under_its_own_place() -> None:
     record = Routed(9, 0)
     record.headers = [("trace", b"x")]
     assert Reader().take("events.success", 3, record) == "events.success/3/9"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("sluice-id", b"raw/0/x"), ("sluice-plan", b"100.aaaa")],
+        [("sluice-id", b"\xff"), ("sluice-plan", b"100.aaaa")],
+        [("sluice-id", b"raw/0/5"), ("sluice-plan", b"no epoch")],
+        [("sluice-id", None), ("sluice-plan", b"100.aaaa")],
+        [("sluice-id", b"raw/0/5")],
+    ],
+)
+def test_headers_that_no_router_wrote_are_no_reason_to_stop(headers: Headers) -> None:
+    record = Routed(9, 0)
+    record.headers = headers
+    reader = Reader()
+    assert reader.take("events.success", 3, record) == "events.success/3/9"
+    assert reader.seen == {}
 
 
 def test_the_note_of_sixteen_plans_fits_the_brokers_limit_for_commit_metadata() -> None:
