@@ -1,13 +1,13 @@
 """The runner around every sink: it reads, cuts, delivers, retries, counts and commits, once, for all of them."""
 
 import logging
-import random
 import time
 from collections.abc import Sequence
 from typing import Protocol
 
 from agents.collector import Collector, Cut, Limits, Where
 from agents.dead_letters import DeadLetterDesk
+from agents.pauses import LONGEST_SECONDS, Pauses
 from schemas.refused import Reason, Refused
 from sinks.contract import Conflict, Delivery, Sink, Verdict
 from stream import metrics
@@ -15,9 +15,6 @@ from stream.assignment import Partition
 from stream.reader import Reader
 
 log = logging.getLogger(__name__)
-
-FIRST_PAUSE_SECONDS = 0.2
-LONGEST_PAUSE_SECONDS = 30.0
 
 NEVER_SENT = "behind"
 """The verdict on a record that waits behind a failed one of its key: no failure of its own."""
@@ -81,18 +78,15 @@ class Forwarder:
         """Offer the cut until nothing of it is left. False when the partition ended before that."""
         waiting = list(range(len(cut.outgoing)))
         began = time.monotonic()
-        attempt = 0
+        pauses = Pauses()
         while waiting:
             delivery = Delivery(
                 partition.topic, partition.number, cut.start, cut.end, [cut.outgoing[index] for index in waiting]
             )
             verdicts = await self._sink.write(delivery)
-            waiting, after = await self._take_verdicts(partition, cut, waiting, verdicts)
-            if waiting:
-                pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**attempt) * random.uniform(0.5, 1)  # noqa: S311  # jitter
-                attempt += 1
-                if not await partition.pause(max(after, pause)):
-                    return False
+            waiting, after = await self._take_verdicts(partition, cut, waiting, verdicts, pauses)
+            if waiting and not await partition.pause(pauses.next(after)):
+                return False
         if cut.outgoing:
             metrics.DELIVERY_SECONDS.labels(self._name).observe(time.monotonic() - began)
             age = time.time() - cut.outgoing[0].timestamp / 1000
@@ -100,7 +94,7 @@ class Forwarder:
         return True
 
     async def _take_verdicts(
-        self, partition: Partition, cut: Cut, offered: Sequence[int], verdicts: Sequence[Verdict]
+        self, partition: Partition, cut: Cut, offered: Sequence[int], verdicts: Sequence[Verdict], pauses: Pauses
     ) -> tuple[list[int], float]:
         """Count, send dead letters, and return what is to be offered again, and not before how many seconds."""
         again, refused, after, delivered = [], [], 0.0, 0
@@ -115,7 +109,7 @@ class Forwarder:
             else:
                 refused.append((cut.originals[index], Refused(SINK_REFUSALS[verdict.reason])))
         metrics.DELIVERED.labels(self._name).inc(delivered)
-        if again:
+        if again and pauses.worth_saying():
             reasons = sorted({one.reason for one in verdicts if one.outcome == "again"})
             log.warning("%s: %d records of %s/%d not taken (%s); trying again.", self._name, len(again), partition.topic,
                         partition.number, ", ".join(reasons))  # fmt: skip
@@ -126,5 +120,5 @@ class Forwarder:
     async def _halt(self, partition: Partition, conflict: Conflict) -> None:
         """What stands at the destination is not ours: nothing is overwritten, and this partition waits for a person."""
         log.error("%s: %s/%d is halted. %s", self._name, partition.topic, partition.number, conflict)
-        while await partition.pause(LONGEST_PAUSE_SECONDS):
+        while await partition.pause(LONGEST_SECONDS):
             metrics.DELIVERY_FAILURES.labels(self._name, "conflict").inc()

@@ -11,10 +11,12 @@ import orjson
 from aiokafka import TopicPartition
 
 from agents.collector import Collector, Cut, Limits
+from agents.pauses import Pauses
 from sinks.aws import Unavailable
 from sinks.contract import Conflict, Delivery, Finding, Verdict
 from sinks.s3 import S3Config, S3Sink
 from sinks.s3_chain import Intent
+from stream import metrics
 from stream.assignment import Partition
 
 log = logging.getLogger(__name__)
@@ -41,8 +43,10 @@ class ChainedS3:
     finds the same start, end, layout and readers' numbers, and so writes the same records.
     """
 
-    def __init__(self, sink: S3Sink, config: S3Config, where: object, schema: str) -> None:
-        """`where`: the stream's conditions as plain data. `schema`: `event/v4`, the version that records are read with."""
+    def __init__(self, name: str, sink: S3Sink, config: S3Config, where: object, schema: str) -> None:
+        """`name` is the stream's. `where`: its conditions as plain data. `schema`: `event/v4`, the version that records are
+        read with."""
+        self._name = name
         self._sink = sink
         self._config = config
         self._chain = sink.chain()
@@ -95,16 +99,18 @@ class ChainedS3:
                 "that `where` until it is, then change it again"
             )
 
-    @staticmethod
-    async def _patiently(partition: Partition, ask: Callable[[], Awaitable[Answer]]) -> Answer:
+    async def _patiently(self, partition: Partition, ask: Callable[[], Awaitable[Answer]]) -> Answer:
         """Ask the bucket until it answers: nothing is written before a link is decided."""
+        pauses = Pauses()
         while True:
             try:
                 return await ask()
             except Unavailable as error:
-                log.warning("The chain of %s/%d: the bucket does not answer (%s); trying again.", partition.topic,
-                            partition.number, error.reason)  # fmt: skip
-                if not await partition.pause(RETRY_SECONDS):
+                metrics.DELIVERY_FAILURES.labels(self._name, error.reason).inc()
+                if pauses.worth_saying():
+                    log.warning("%s: the bucket does not answer for %s/%d (%s); trying again.", self._name,
+                                partition.topic, partition.number, error.reason)  # fmt: skip
+                if not await partition.pause(pauses.next()):
                     raise _Ended from None
 
     def _intent(self, partition: Partition, cut: Cut) -> Intent:

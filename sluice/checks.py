@@ -13,10 +13,10 @@ from pipeline.paths import parse
 from schemas.subjects import load
 from sinks.contract import Finding
 from sluice import logs
-from sluice.config import Config, StreamConfig
+from sluice.config import Config, ConfigError, StreamConfig
 from sluice.exits import Exit, UserError
 from sluice.keys import loaded
-from sluice.topics import cluster, unreachable
+from sluice.topics import cluster, remedy, unreachable
 from sluice.wiring import make_sink, topic_specs
 
 SIGNS = {"ok": "✓", "warning": "!", "error": "✗", "unavailable": "✗"}
@@ -40,6 +40,12 @@ def run(config: Config, offline: bool) -> int:
     if "error" in levels:
         return Exit.CONFIG
     return Exit.UNAVAILABLE if "unavailable" in levels else Exit.DONE
+
+
+def show_problems(error: ConfigError) -> int:
+    """Print a line for each problem of a config that cannot be used, and return 78."""
+    _print([Finding("error", f"config: {one.path or 'the file'}: {one.reason}") for one in error.problems])
+    return Exit.CONFIG
 
 
 def _print(findings: Sequence[Finding]) -> None:
@@ -189,8 +195,7 @@ async def _cluster(config: Config) -> list[Finding]:
         findings.append(Finding("unavailable", text, "make them with `sluice topics FILE`"))
     for one in states:
         if one.state == "differs":
-            remedy = "run `sluice topics FILE`, or change the topic or the config to match"
-            findings.append(Finding("error", f"topics: {one.name}: {one.detail}", remedy))
+            findings.append(Finding("error", f"topics: {one.name}: {one.detail}{remedy(one)}"))
     if all(one.state == "ok" for one in states):
         findings.append(Finding("ok", f"topics: {len(states)} topics are as the config needs them"))
     return findings

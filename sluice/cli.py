@@ -32,12 +32,20 @@ def sluice() -> None:
 
 
 def read_config(file: Path) -> "Config":
-    from sluice.config import ConfigError, load
+    from sluice.config import ConfigError
+
+    try:
+        return opened(file)
+    except ConfigError as error:
+        raise UserError(str(error), Exit.CONFIG) from None
+
+
+def opened(file: Path) -> "Config":
+    """The config in a file. Raises ConfigError with all that is wrong with it."""
+    from sluice.config import load
 
     try:
         return load(file)
-    except ConfigError as error:
-        raise UserError(str(error), Exit.CONFIG) from None
     except OSError as error:
         what = f"{file} cannot be read: {error.strerror or error}"
         raise UserError(f"{what}; give the path of a config, such as examples/workshop.yaml", Exit.USAGE) from None
@@ -74,9 +82,13 @@ def check(file: Path, offline: bool) -> None:
 
     Exit 78 for a wrong config, 69 for something out of reach.
     """
-    config = read_config(file)
-    from sluice.checks import run
+    from sluice.checks import run, show_problems
+    from sluice.config import ConfigError
 
+    try:
+        config = opened(file)
+    except ConfigError as error:
+        sys.exit(show_problems(error))
     sys.exit(run(config, offline))
 
 

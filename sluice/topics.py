@@ -30,7 +30,7 @@ def run(config: Config, compare: bool) -> int:
     width = max(len(one.name) for one in states)
     for one in states:
         detail = f": {one.detail}" if one.detail else ""
-        sys.stdout.write(f"{SIGNS[one.state]} {one.name:<{width}}  {one.state}{detail}{_remedy(one)}\n")
+        sys.stdout.write(f"{SIGNS[one.state]} {one.name:<{width}}  {one.state}{detail}{remedy(one)}\n")
     return Exit.FAILED if any(SIGNS[one.state] == "✗" for one in states) else Exit.DONE
 
 
@@ -72,7 +72,8 @@ def unreachable(kafka: KafkaConfig, why: str = "") -> str:
     )
 
 
-def _remedy(state: TopicState) -> str:
+def remedy(state: TopicState) -> str:
+    """What to do about a topic, to stand behind its detail."""
     match state.state:
         case "differs" if "sluice topics" not in state.detail:
             return "; change it with kafka-configs.sh, or the config to match"

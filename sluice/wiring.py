@@ -79,7 +79,7 @@ def _stream(config: Config, name: str, outbox: Outbox, keys: Keys) -> tuple[Work
         limits = s3_batcher.limits(stream.s3)
         if stream.s3.exactly_once:
             conditions = [one.model_dump(mode="json") for one in stream.where]
-            chained = ChainedS3(sink, stream.s3, conditions, str(subject_of(config, stream).latest))
+            chained = ChainedS3(name, sink, stream.s3, conditions, str(subject_of(config, stream).latest))
             forwarder = Forwarder(name, chained, limits, desk, where, chained)
             return Workload(name, stream.topics, forwarder.work, chained.start_offset), sink
     elif isinstance(sink, KinesisSink):

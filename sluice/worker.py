@@ -15,6 +15,7 @@ from sluice import __version__
 from sluice.config import Config
 from sluice.exits import Exit, UserError
 from sluice.keys import loaded
+from sluice.topics import remedy
 from sluice.wiring import Wired, topic_specs, wire
 from stream import metrics
 from stream.app import Worker
@@ -35,6 +36,10 @@ def run(config: Config, names: Sequence[str]) -> None:
     if unknown:
         known = ", ".join([*config.pipelines, *config.streams])
         raise UserError(f"no pipeline or stream is named {', '.join(unknown)}; known: {known}", Exit.USAGE)
+    if len(set(names)) < len(names):
+        raise UserError(
+            "a name stands there twice; name each pipeline or stream once, and start another worker", Exit.USAGE
+        )
     # A batch makes thousands of objects that all die together: collecting in the midst of it costs a third of the time.
     gc.freeze()
     gc.set_threshold(100_000, 50, 1000)
@@ -116,12 +121,18 @@ class _Unavailable(Exception):
 async def _patiently(look: Callable[[], Awaitable[None]], stopping: asyncio.Event) -> None:
     deadline = time.monotonic() + START_SECONDS
     said = False
+    clients = logging.getLogger("aiokafka")
     while not stopping.is_set():
+        before = clients.level
+        if before > logging.DEBUG:
+            clients.setLevel(logging.CRITICAL)  # a line for each attempt to connect, which says less than ours
         try:
             await look()
             return
         except (KafkaError, OSError, _Unavailable) as error:
             reason = str(error) or type(error).__name__
+        finally:
+            clients.setLevel(before)
         if time.monotonic() > deadline:
             raise UserError(f"gave up after {START_SECONDS:.0f} s: {reason}", Exit.UNAVAILABLE)
         if not said:
@@ -139,9 +150,12 @@ async def _look_at_topics(config: Config, names: Sequence[str]) -> None:
         raise _Unavailable(
             f"no Kafka broker answers at {config.kafka.bootstrap}; start it, or correct kafka.brokers and kafka.security"
         ) from None
-    wrong = [f"{one.name} {one.state}: {one.detail}" for one in states if one.state != "ok"]
+    wrong = [f"{one.name}: {one.detail}{remedy(one)}" for one in states if one.state == "differs"]
     if wrong:
         raise UserError("the topics are not as the config needs them:\n  " + "\n  ".join(wrong), Exit.CONFIG)
+    missing = [one.name for one in states if one.state == "missing"]
+    if missing:
+        raise _Unavailable(f"topics are not there: {', '.join(missing)}; make them with `sluice topics FILE`")
 
 
 async def _look_at(name: str, sink: Sink) -> None:

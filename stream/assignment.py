@@ -42,7 +42,8 @@ class Partition:
         self._arrived = asyncio.Event()
         self.closed = False
         self._ending = asyncio.Event()
-        self._since: deque[tuple[Span, float]] = deque()
+        self._arrivals: deque[tuple[int, float]] = deque()
+        """Of each batch that is not settled: one past its last offset, and when it was fetched (time.monotonic())."""
 
     # The way in
 
@@ -58,6 +59,7 @@ class Partition:
             return None
         batch = RecordBatch(self.topic, self.number, records, self._batched_to, end)
         self._batched_to = end
+        self._arrivals.append((end, time.monotonic()))
         self.held_bytes += batch.bytes
         self._assignment.held_bytes += batch.bytes
         return batch
@@ -130,15 +132,13 @@ class Partition:
 
     def begin(self, end: int) -> Span:
         """Take everything before offset `end` into work."""
-        span = self._watermark.begin(end)
-        self._since.append((span, time.monotonic()))
-        return span
+        return self._watermark.begin(end)
 
     def settle(self, span: Span, note: str, released: int) -> None:
         """All that the span led to is acknowledged. `note` is the commit metadata from there; `released` bytes leave memory."""
         self._watermark.settle(span, note)
-        while self._since and self._since[0][0].settled:
-            self._since.popleft()
+        while self._arrivals and self._arrivals[0][0] <= self.offset:
+            self._arrivals.popleft()
         self.release(released)
 
     def release(self, count: int) -> None:
@@ -147,8 +147,8 @@ class Partition:
         self._assignment.released(count)
 
     def unsettled_seconds(self, now: float) -> float:
-        """The age of the oldest span in work, 0 without one. `now`: time.monotonic()."""
-        return now - self._since[0][1] if self._since else 0.0
+        """How long the oldest record that is not settled has been here, 0 without one. `now`: time.monotonic()."""
+        return now - self._arrivals[0][1] if self._arrivals else 0.0
 
     def uncommitted(self) -> Committed | None:
         """What is to be committed, None if nothing has changed."""

@@ -2,10 +2,10 @@
 
 import ssl
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from aiokafka.helpers import create_ssl_context
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 
@@ -43,12 +43,21 @@ class SecurityConfig(BaseModel):
         return self
 
 
+def _host_and_port(broker: str) -> str:
+    host, _, port = broker.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65_536:
+        raise ValueError(f"{broker!r} is not host:port; write for example localhost:9092")
+    return broker
+
+
 class KafkaConfig(BaseModel):
     """The cluster, and how Sluice makes its topics on it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    brokers: list[str] = Field(min_length=1, description="HOST:PORT of each broker; name all of them.")
+    brokers: list[Annotated[str, AfterValidator(_host_and_port)]] = Field(
+        min_length=1, description="HOST:PORT of each broker; name all of them."
+    )
     security: SecurityConfig = Field(default=SecurityConfig(), description="TLS and SASL; none by default.")
     partitions: int = Field(default=12, ge=1, le=10_000, description="Of every topic that `sluice topics` makes.")
     replication: int = Field(
@@ -75,14 +84,6 @@ class KafkaConfig(BaseModel):
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field(
         default="none", description="Of the batches that Sluice produces."
     )
-
-    @model_validator(mode="after")
-    def _brokers_have_ports(self) -> "KafkaConfig":
-        for broker in self.brokers:
-            host, _, port = broker.rpartition(":")
-            if not host or not port.isdigit():
-                raise ValueError(f"brokers: {broker!r} is not host:port; write for example localhost:9092")
-        return self
 
     @property
     def bootstrap(self) -> str:

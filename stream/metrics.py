@@ -44,6 +44,8 @@ END_TO_END_SECONDS = Histogram(
 LAG = Gauge("sluice_lag_records", "Offsets between the log's end and the settled offset.", ["topic", "partition"],
             registry=REGISTRY)  # fmt: skip
 OLDEST_UNSETTLED = Gauge(
-    "sluice_oldest_unsettled_seconds", "Age of the oldest batch in work, 0 without one.", registry=REGISTRY
+    "sluice_oldest_unsettled_seconds",
+    "How long the oldest unsettled record has been in this worker, 0 without one.",
+    registry=REGISTRY,
 )
 BUILD_INFO = Gauge("sluice_build_info", "1, with the version.", ["version"], registry=REGISTRY)

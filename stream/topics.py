@@ -77,11 +77,9 @@ class Topics:
                 for key, value in one.settings.items()
                 if key in COMPARED and settings[one.name].get(key) != value
             ]
-            wanted = counts.get(one.follows, one.partitions) if one.follows else None
-            if wanted is not None and counts[one.name] < wanted:
-                wrong.append(
-                    f"has {counts[one.name]} partitions, its raw topic {wanted}; grow it with `sluice topics FILE`"
-                )
+            wanted = self._wanted(one, counts)
+            if counts[one.name] < wanted:
+                wrong.append(f"has {counts[one.name]} partitions, needs {wanted}; grow it with `sluice topics FILE`")
             states.append(TopicState(one.name, "differs", "; ".join(wrong)) if wrong else TopicState(one.name, "ok"))
         return states
 
@@ -94,7 +92,7 @@ class Topics:
             topics = [
                 NewTopic(
                     one.name,
-                    max(one.partitions, counts.get(one.follows or "", 0)),
+                    self._wanted(one, counts),
                     one.replication,
                     topic_configs=one.settings,
                 )
@@ -109,8 +107,9 @@ class Topics:
             await self._until_known(
                 [one.name for one in missing if made.get(one.name, TopicState("", "ok")).state != "failed"]
             )
-        for one in specs:
-            wanted = counts.get(one.follows or "", 0)
+        # Followers first: a partition of a raw topic that has no counterpart would have to wait.
+        for one in sorted(specs, key=lambda one: one.follows is None):
+            wanted = self._wanted(one, counts)
             if one.name in counts and counts[one.name] < wanted:
                 await self._admin.create_partitions({one.name: NewPartitions(wanted)})
                 made[one.name] = TopicState(one.name, "grown", f"{counts[one.name]} → {wanted} partitions")
@@ -118,6 +117,11 @@ class Topics:
             state.name: state for state in await self.compare([one for one in specs if one.name not in made])
         }
         return [made.get(one.name) or rest_states[one.name] for one in specs]
+
+    @staticmethod
+    def _wanted(one: TopicSpec, counts: dict[str, int]) -> int:
+        """How many partitions a topic needs at least: those of the config, and those that its raw topic has."""
+        return max(one.partitions, counts.get(one.follows or "", 0))
 
     async def _until_known(self, names: Sequence[str]) -> None:
         """A new topic takes a moment until every broker knows it. Raises TimeoutError after 30 s."""

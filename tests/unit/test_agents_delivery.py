@@ -114,7 +114,7 @@ class Bench:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agents.delivery.FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr("agents.pauses.FIRST_SECONDS", 0.001)
 
 
 async def test_records_are_cut_by_count_and_each_cut_is_delivered_whole() -> None:

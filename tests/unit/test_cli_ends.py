@@ -67,7 +67,7 @@ def config(port: int, **parts: str) -> str:
             "nowhere.yaml cannot be read: No such file or directory; give the path of a config",
         ),
         (["check", "examples"], 64, "examples cannot be read: Is a directory; give the path of a config"),
-        (["check", "examples/events.jsonl"], 78, "is not YAML"),
+        (["topics", "examples/events.jsonl"], 78, "is not YAML"),
         (["worker", "examples/workshop.yaml", "event"], 64, "no pipeline or stream is named event"),
         (["try", "examples/workshop.yaml", "event", "examples/events.jsonl"], 64, "did you mean events?"),
         (["try", "examples/workshop.yaml", "events", "nowhere.jsonl"], 64, "No such file or directory"),
@@ -252,3 +252,15 @@ def test_help_does_not_load_what_commands_need() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, env={**os.environ}
     )
     assert done.stdout == "[]\n"
+
+
+def test_check_shows_the_problems_of_a_config_among_its_lines(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("kafka: {brokers: [localhost, 'a:99999']}\npipelines: {events: {from: raw, schema: event}}\n")
+    code, out, err = run("check", str(file), "--offline")
+    assert (code, err) == (78, "")
+    assert [line.partition(": ")[2] for line in out.splitlines()] == [
+        "kafka.brokers[0]: 'localhost' is not host:port; write for example localhost:9092",
+        "kafka.brokers[1]: 'a:99999' is not host:port; write for example localhost:9092",
+    ]
+    assert all(line.startswith("✗ config: ") for line in out.splitlines())

@@ -154,7 +154,7 @@ streams:
     }
     expected.pop("streams.two.s3.prefix")
     assert {path: reason for path, reason in expected.items() if reason not in found.get(path, "")} == {}
-    followed = found.keys() - expected.keys() - {"kafka", "streams.where.s3.prefix"}
+    followed = found.keys() - expected.keys() - {"kafka.brokers[0]", "streams.where.s3.prefix"}
     assert followed == set(), "a problem that is there only because of another one"
 
 
