@@ -1,5 +1,6 @@
 """The command line: what each command takes, and how it ends. The work is done elsewhere, and imported when it is asked for."""
 
+import contextlib
 import logging
 import os
 import sys
@@ -254,7 +255,9 @@ def main() -> None:
     """The `sluice` command: every way to end, with its exit code."""
     code = run_to_end(lambda: sluice.main(prog_name="sluice", standalone_mode=False))
     logging.shutdown()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # whoever read it is gone
+            stream.flush()
     os._exit(code)  # a thread that is stuck in a call to a destination must not hold up the end of a worker
 
 

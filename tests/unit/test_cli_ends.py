@@ -264,3 +264,11 @@ def test_check_shows_the_problems_of_a_config_among_its_lines(run: Run, tmp_path
         "kafka.brokers[1]: 'a:99999' is not host:port; write for example localhost:9092",
     ]
     assert all(line.startswith("✗ config: ") for line in out.splitlines())
+
+
+def test_what_a_command_writes_arrives_though_it_goes_through_a_buffer() -> None:
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-m", "sluice.cli", "check", "examples/events.jsonl"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, env=buffered, cwd=ROOT)
+    assert done.returncode == 78
+    assert "is not YAML" in done.stdout
