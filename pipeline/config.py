@@ -296,16 +296,20 @@ def _wrong_encryption(
         )
     for number, rule in enumerate(config.encrypt):
         if rule.iv_field is not None:
-            reason = _misplaced_iv(rule.iv_field, rule, record)
-            if not reason and rule.iv_field in taken:
+            if rule.iv_field in taken:
                 reason = f"{rule.iv_field} is {taken[rule.iv_field]} already; give each rule an iv_field of its own"
+            else:
+                reason = _misplaced_iv(rule.iv_field, rule, record)
             if reason:
                 yield Problem(("encrypt", number, "iv_field"), reason)
             taken[rule.iv_field] = "an iv_field"
 
 
 def _misplaced_iv(path: str, rule: EncryptRule, record: type[msgspec.Struct]) -> str:
-    """Why a vector cannot be put there; "" if it can. It must be in an object that is there whenever the field is."""
+    """Why a vector cannot be put there; "" if it can.
+
+    It must be in an object that is there whenever the field is, and overwrite nothing that a record may bring.
+    """
     try:
         names, field = parse(path), parse(rule.field)
     except InvalidPath as error:
@@ -318,6 +322,9 @@ def _misplaced_iv(path: str, rule: EncryptRule, record: type[msgspec.Struct]) ->
         found: Location = resolve(path, record)
     except InvalidPath:
         return ""
-    if found.kind != "string":
-        return f"{text(names)} holds {described(found.kind)}; use another name, for example {rule.field}_iv"
+    if found.kind != "string" or not found.name.endswith("_iv"):
+        return (
+            f"{text(names)} is a field of the schema, holds {described(found.kind)} and would be overwritten; use a name that"
+            f" the schema does not have, or one of its fields for vectors, for example {rule.field}_iv"
+        )
     return ""

@@ -126,6 +126,22 @@ def test_each_problem_has_its_place_and_remedy(changes: Any, place: str, said: s
     assert said in found[place]
 
 
+@pytest.mark.parametrize("taken", ["cc_zip", "cc_name"])
+def test_a_vector_never_overwrites_what_a_customer_sent(taken: str) -> None:
+    rule = {"field": ".transaction.cc.cc_number", "iv_field": f".transaction.cc.{taken}", **CFB}
+    found = problems(encrypt=[rule])
+    assert list(found) == ["encrypt.0.iv_field"]
+    assert "would be overwritten" in found["encrypt.0.iv_field"]
+    assert "for example .transaction.cc.cc_number_iv" in found["encrypt.0.iv_field"]
+
+
+@pytest.mark.parametrize("free", ["cc_number_iv", "cc_zip_iv", "iv1"])
+def test_a_vector_may_have_a_field_for_vectors_or_a_new_one(free: str) -> None:
+    rule = {"field": ".transaction.cc.cc_number", "iv_field": f".transaction.cc.{free}", **CFB}
+    config = PipelineConfig.model_validate({"from": "raw", "schema": "event", "encrypt": [rule]})
+    assert config.encrypt[0].iv_field == f".transaction.cc.{free}"
+
+
 def test_two_rules_never_share_a_vector_field() -> None:
     shared = {"iv_field": ".transaction.cc.iv", **CFB}
     rules = [{"field": f".transaction.cc.{name}", **shared} for name in ("cc_number", "cc_exp")]
