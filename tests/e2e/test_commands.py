@@ -74,7 +74,7 @@ async def test_topics_are_made_once_compared_and_grown(kafka: str, name: str, sl
         code, said = sluice("topics", "--compare")
         assert code == 1
         assert f"{name}.success" in said
-        assert "has 3 partitions, its raw topic 5" in said
+        assert "has 3 partitions, needs 5" in said
         assert sluice("topics")[0] == 0
         described = await admin.describe_topics([f"{name}.{route}" for route in ("success", "unmatched", "dlq")])
         assert [len(one["partitions"]) for one in described] == [5, 5, 5]
