@@ -1,17 +1,18 @@
 """Enrichment: references held in memory, and joins that fill in what records lack."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
 from pipeline.config import EnrichRule
-from pipeline.paths import Loads, Location, compiled, resolve
+from pipeline.paths import Loads, Location, compiled, parse, resolve
 from schemas.drift import Normaliser
 from schemas.fields import Field
 from schemas.refused import Refused
+from schemas.subjects import UnknownSubject, load
 
 Convert = Callable[[Any], Any]
 """Makes a Struct of a JSON object; raises Refused."""
@@ -96,35 +97,90 @@ def _fields_at(names: Sequence[str], fields: Sequence[Field]) -> tuple[Field, ..
 
 
 class Join:
-    """One `enrich` rule over a table, for records of this type with these schema fields. Raises InvalidPath."""
+    """One `enrich` rule over a table, for records of this type with these schema fields. Raises InvalidPath.
 
-    def __init__(self, rule: EnrichRule, record: type[msgspec.Struct], fields: Sequence[Field], tables: Tables) -> None:
+    `encrypted` are the paths of fields that are encrypted later; an unknown id leaves those absent, as null cannot be
+    encrypted.
+    """
+
+    def __init__(
+        self,
+        rule: EnrichRule,
+        record: type[msgspec.Struct],
+        fields: Sequence[Field],
+        tables: Tables,
+        encrypted: Collection[str] = (),
+    ) -> None:
         self.table = rule.source
         by, into = resolve(rule.by, record), resolve(rule.into, record)
         # An entry may be written as freely as a record may: what is known to drift is normalised.
-        convert = Normaliser(into.type, _fields_at(into.names, fields), Counter())
+        held = _fields_at(into.names, fields)
+        convert = Normaliser(into.type, held, Counter())
         view = tables.view(rule.source, convert, integers=by.kind == "integer")
-        self._fill: Callable[[Sequence[Any]], int] = _compile(by, into, view)
+        missing = _nulls(into.names, held, _provided(into.name, held), {by.names, *map(parse, encrypted)})
+        self._fill: Callable[[Sequence[Any]], int] = _compile(by, into, view, missing)
 
     def __call__(self, records: Sequence[Any]) -> int:
-        """Fill in the records of a batch, in place: null and absent fields that the reference has. Returns how many ids were
-        unknown; the fields of such a record stay as they are."""
+        """Fill in the records of a batch, in place: null and absent fields that the reference has.
+
+        Returns how many ids were unknown. In such a record the absent fields that a reference would have filled in are null;
+        an object that is absent is null as a whole. A record whose id is null or absent stays as it is.
+        """
         return self._fill(records)
 
 
-def _compile(by: Location, into: Location, view: _View) -> Callable[[Sequence[Any]], int]:
+_Nulls: TypeAlias = "dict[str, _Nulls]"
+"""The fields that are null rather than absent when an id is unknown; those of an object that is there are listed below it."""
+
+
+def _provided(name: str, held: Sequence[Field]) -> Sequence[Field]:
+    """What a reference can fill in: the fields of the subject that is called as the object is; all of them without one."""
+    try:
+        return load(name).fields
+    except UnknownSubject:
+        return held
+
+
+def _nulls(
+    at: tuple[str, ...], held: Sequence[Field], provided: Sequence[Field], never: Collection[tuple[str, ...]]
+) -> _Nulls:
+    below = {field.name: field.fields for field in provided}
+    return {
+        field.name: _nulls((*at, field.name), field.fields, below[field.name], never)
+        for field in held
+        if field.name in below and (*at, field.name) not in never
+    }
+
+
+def _compile(by: Location, into: Location, view: _View, missing: _Nulls) -> Callable[[Sequence[Any]], int]:
     loads = Loads([by, into])
     key, target = loads.variables[by.path], loads.variables[into.path]
     constants: dict[str, Any] = {"view": view}
     lines = ["def fill(records):", "    unknown = 0", "    for r in records:"]
     lines += [f"        {line}" for line in loads.lines]
     lines += [f"        if {key} is UNSET or {key} is None: continue", f"        e = view[{key}]"]
-    lines += ["        if e is None:", "            unknown += 1", "            continue"]
+    nulls = missing
+    for name in reversed(into.names):
+        nulls = {name: nulls}
+    lines += ["        if e is None:", "            unknown += 1", *_nulling(nulls, "r", "            ")]
+    lines += ["            continue"]
     if by.names[: len(into.names)] != into.names:  # otherwise it is there, as it holds the id
         lines += [f"        if not {target}:", *_making(into, constants), f"            {target} = o"]
     lines += _filling(into.type, target, "e", "        ", constants)
     fill: Callable[[Sequence[Any]], int] = compiled("fill", [*lines, "    return unknown"], constants)
     return fill
+
+
+def _nulling(nulls: _Nulls, target: str, indent: str) -> list[str]:
+    """Source that makes absent fields null, in the objects that are there."""
+    lines = []
+    for name, below in nulls.items():
+        lines.append(f"{indent}if {target}.{name} is UNSET: {target}.{name} = None")
+        if below:
+            inner = f"{target}_{name}"
+            lines += [f"{indent}elif {target}.{name}:", f"{indent}    {inner} = {target}.{name}"]
+            lines += _nulling(below, inner, indent + "    ")
+    return lines
 
 
 def _making(into: Location, constants: dict[str, Any]) -> list[str]:

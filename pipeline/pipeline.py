@@ -53,7 +53,8 @@ class Pipeline:
         self._schema = str(subject.latest)
         self._codec = Codec(subject, config.extra_fields())
         record = self._codec.type
-        self._joins = [Join(rule, record, subject.fields, tables) for rule in config.enrich]
+        encrypted = [rule.field for rule in config.encrypt]
+        self._joins = [Join(rule, record, subject.fields, tables, encrypted) for rule in config.enrich]
         self._drop_fields = compile_drop(config.drop, record)
         self._choose_routes = compile_routes(config.routes, record) if config.routes else _all_success
         self._encryption = Encryption(config.encrypt, record, name, keys)

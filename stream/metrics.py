@@ -30,7 +30,7 @@ DRIFT = Counter(
     registry=REGISTRY,
 )
 UNKNOWN_REFERENCES = Counter(
-    "sluice_unknown_references", "Ids that no record of a reference topic had; their fields stay as they came.",
+    "sluice_unknown_references", "Ids that no record of a reference topic had; the fields it fills in are null.",
     ["pipeline", "reference"], registry=REGISTRY,
 )  # fmt: skip
 DELIVERY_SECONDS = Histogram(

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.config import PipelineConfig
 from pipeline.enrichment import Tables
-from pipeline.keys import Keys
+from pipeline.keys import Key, Keys
 from pipeline.pipeline import Pipeline
 
 EVENTS = {
@@ -17,7 +17,8 @@ EVENTS = {
         {"by": ".sim.id", "from": "sims", "into": ".sim"},
     ],
 }
-USAGE = {
+UNKNOWN_ENDPOINT = {"name": None, "imei": None, "ip_address": None, "tags": None}
+USAGE: dict[str, Any] = {
     "from": "raw.usage",
     "schema": "usage",
     "enrich": [{"by": ".operator.id", "from": "operators", "into": ".operator"}],
@@ -61,11 +62,47 @@ def test_fills_in_what_is_null_or_absent_only() -> None:
     assert out == [
         {"endpoint": {"id": 7, "name": "Meter", "imei": "960407272413998", "tags": {"a": [1]}}},
         {"endpoint": {"id": 7, "name": "Meter", "imei": "own", "ip_address": None, "tags": {"a": [1]}}},
-        {"endpoint": {"id": 8, "name": None}},
+        {"endpoint": {"id": 8, **UNKNOWN_ENDPOINT}},
         {"endpoint": {"id": None}},
         {"endpoint": None},
         {},
     ]
+
+
+def test_an_unknown_id_gives_null_for_what_is_absent_and_changes_nothing_else() -> None:
+    tables = Tables()
+    pipeline = made(EVENTS, tables)
+    records = [{"endpoint": {"id": 8, "name": "own", "tags": {"a": 1}}}, {"endpoint": {"id": 8}, "event": "x"}]
+    assert run(pipeline, *records) == [
+        {"endpoint": {"id": 8, **UNKNOWN_ENDPOINT, "name": "own", "tags": {"a": 1}}},
+        {"endpoint": {"id": 8, **UNKNOWN_ENDPOINT}, "event": "x"},
+    ]
+
+
+def test_of_an_unknown_id_only_what_the_reference_provides_is_null() -> None:
+    tables = Tables()
+    endpoint = {"by": ".endpoint.id", "from": "endpoints", "into": ".endpoint"}
+    pipeline = made({**USAGE, "enrich": [*USAGE["enrich"], endpoint]}, tables)
+    records = [
+        {"operator": {"id": 5}, "endpoint": {"id": 7}},  # an endpoint's balance is no part of its reference
+        {"operator": {"id": 5, "country": {"id": 75}}},
+        {"operator": {"id": 5, "country": None}},
+    ]
+    assert run(pipeline, *records) == [
+        {"operator": {"id": 5, "name": None, "country": None, "mnc": None}, "endpoint": {"id": 7, **UNKNOWN_ENDPOINT}},
+        {"operator": {"id": 5, "name": None, "country": {"id": 75, "name": None, "mcc": None}, "mnc": None}},
+        {"operator": {"id": 5, "name": None, "country": None, "mnc": None}},
+    ]
+
+
+def test_an_unknown_id_makes_no_dead_letter_of_a_record_with_encrypted_fields() -> None:
+    tables, keys = Tables(), Keys([Key("k", "1", bytes(32))])
+    config: dict[str, Any] = {**EVENTS, "encrypt": [{"field": ".sim.msisdn", "key": "k"}]}
+    config["routes"] = {"success": [{"field": ".event", "op": "equal", "value": "x"}]}
+    pipeline = Pipeline("p", PipelineConfig.model_validate(config), keys, tables)
+    done = pipeline.process(raw({"sim": {"id": 1}}))
+    assert not done.dead
+    assert json.loads(done.values[0]) == {"sim": {"id": 1, "iccid": None, "production_date": None}}
 
 
 def test_objects_within_are_filled_in_and_never_shared() -> None:
@@ -124,7 +161,7 @@ def test_bad_values_are_counted_and_ignored() -> None:
     before = tables.bad_values["endpoints"]
     put(tables, "endpoints", 8, {"name": 8})
     for _ in range(2):
-        assert run(pipeline, {"endpoint": {"id": 8}}) == [{"endpoint": {"id": 8}}]
+        assert run(pipeline, {"endpoint": {"id": 8}}) == [{"endpoint": {"id": 8, **UNKNOWN_ENDPOINT}}]
     assert tables.bad_values["endpoints"] == before + 1
 
 
@@ -143,7 +180,10 @@ def test_an_id_as_text_and_an_object_that_is_not_there() -> None:
     expected = {"endpoint": {"id": 7, "name": "Till"}, "device": {"id": "dev-1"}}
     assert run(pipeline, {"device": {"id": "dev-1"}}, {"device": {"id": "dev-2"}}) == [
         expected,
-        {"device": {"id": "dev-2"}},
+        {"endpoint": None, "device": {"id": "dev-2"}},
     ]
     put(tables, "devices", "dev-1", None)
-    assert run(pipeline, {"device": {"id": "dev-1"}}) == [{"device": {"id": "dev-1"}}]
+    assert run(pipeline, {"device": {"id": "dev-1"}}, {"device": {}}) == [
+        {"endpoint": None, "device": {"id": "dev-1"}},
+        {"device": {}},
+    ]
