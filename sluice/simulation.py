@@ -4,7 +4,9 @@ import asyncio
 import itertools
 import signal
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from types import FrameType
 
 from aiokafka.errors import KafkaConnectionError, KafkaError
@@ -15,6 +17,10 @@ from sluice.exits import Exit, UserError
 from sluice.generate import to_stream, to_topic
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+_START = datetime(2026, 11, 2, 12, 0, 0, 125_000, UTC).timestamp()
+_STEP = 7.0
+"""Seconds from one record on stdout to the next: time as it is would give others for the same seed."""
 
 
 class _Stopped(Exception):
@@ -32,9 +38,12 @@ def run(
 ) -> None:
     """Write `count` messages (without end if None), `rate` a second; `target` is a topic and its brokers, else stdout. Blocks.
 
+    On stdout the same arguments give the same bytes: time begins at a fixed moment and goes on by a fixed step a record. To a
+    topic go records of now.
     A signal ends it after a whole record. Raises UserError when the topic cannot be written to.
     """
-    messages = itertools.islice(_messages(kind, Fleet(seed, devices, bad=bad)), count)
+    clock: Callable[[], float] = itertools.count(_START, _STEP).__next__ if target is None else time.time
+    messages = itertools.islice(_messages(kind, Fleet(seed, devices, bad=bad, clock=clock)), count)
     if target is not None:
         logs.silence()
         asyncio.run(_to_topic(messages, *target, rate))

@@ -232,6 +232,19 @@ def test_a_reader_that_has_enough_is_no_failure() -> None:
     assert generate.wait(20) == 0
 
 
+@pytest.mark.parametrize("kind", ["events", "usage", "both"])
+def test_generate_writes_the_same_for_the_same_seed(kind: str) -> None:
+    def written(seed: int) -> bytes:
+        # A process each, as hashes and the time of day differ between two of them.
+        command = [str(SLUICE), "generate", "--count", "200", "--kind", kind, "--bad", "0.1", "--seed", str(seed)]
+        return subprocess.run(command, capture_output=True, check=True, timeout=30).stdout
+
+    once = written(7)
+    assert once.count(b"\n") == 200
+    assert written(7) == once
+    assert written(8) != once
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_generate_ends_with_a_whole_line_and_0_on_a_signal(number: signal.Signals) -> None:
     command = [str(SLUICE), "generate", "--rate", "200", "--kind", "both"]
