@@ -49,7 +49,14 @@ def write_config(path: Path, brokers: str, replication: int, aws: str, receiver:
     """Write config.yaml (0600: it holds the receiver's secret). `aws` and `receiver` are `host:port`."""
     config = demo_config(brokers, replication, f"http://{aws}", f"http://{receiver}/usage", secret)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        yaml.safe_dump(config, file, sort_keys=False)
+        yaml.dump(config, file, _Plain, sort_keys=False)
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes what is used twice twice: a config that people read has no anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def demo_config(brokers: str, replication: int, aws: str, url: str, secret: str) -> dict[str, Any]:
