@@ -43,7 +43,7 @@ class Partition:
         self.closed = False
         self._ending = asyncio.Event()
         self._arrivals: deque[tuple[int, float]] = deque()
-        """Of each batch that is not settled: one past its last offset, and when it was fetched (time.monotonic())."""
+        """Of each batch that is not settled: one past its last record, and when it was fetched (time.monotonic())."""
 
     # The way in
 
@@ -59,7 +59,7 @@ class Partition:
             return None
         batch = RecordBatch(self.topic, self.number, records, self._batched_to, end)
         self._batched_to = end
-        self._arrivals.append((end, time.monotonic()))
+        self._arrivals.append((records[-1].offset + 1, time.monotonic()))
         self.held_bytes += batch.bytes
         self._assignment.held_bytes += batch.bytes
         return batch

@@ -39,7 +39,7 @@ def opened(commits: FakeCommits, budget: int = 10**6, partitions: int = 1) -> tu
 
 
 def records(count: int, size: int = 10) -> list[Any]:
-    return [SimpleNamespace(value=b"x" * size) for _ in range(count)]
+    return [SimpleNamespace(value=b"x" * size, offset=10 + number) for number in range(count)]
 
 
 async def test_a_fetch_that_does_not_go_on_where_the_last_one_ended_is_a_fault() -> None:
@@ -105,6 +105,18 @@ async def test_what_settles_is_committed_once_with_its_note() -> None:
     await assignment.commit()
     await assignment.commit()
     assert commits.stored == [{TP: Committed(15, "new")}]
+    await assignment.drain(1)
+
+
+async def test_a_record_counts_as_unsettled_from_its_fetch_to_its_settlement_and_a_marker_behind_it_does_not() -> None:
+    assignment, _ = opened(FakeCommits())
+    partition = assignment.partitions[TP]
+    assert partition.unsettled_seconds(1e12) == 0
+    batch = partition.fetched(records(5), 10, 17)  # the offsets 15 and 16 hold markers
+    assert batch is not None
+    assert partition.unsettled_seconds(1e12) > 0
+    partition.settle(partition.begin(15), "", batch.bytes)
+    assert partition.unsettled_seconds(1e12) == 0
     await assignment.drain(1)
 
 
