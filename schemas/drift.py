@@ -164,7 +164,7 @@ class Normaliser:
             if name != key:
                 self._drift["camel-case"] += 1
             if name == "volume" and type(value) is str and _NUMBER.fullmatch(value):
-                value = Decimal(value)  # noqa: PLW2901
+                value = Decimal(value)  # noqa: PLW2901  # the same number, exact
                 self._drift["number-text"] += 1
             normal[name] = value
         return normal

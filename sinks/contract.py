@@ -7,12 +7,23 @@ is a fault of ours and ends the worker.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import orjson
+from pydantic import AfterValidator
 
 Refusal = Literal["too-large", "rejected"]
 """Why a sink refuses a record for good: the closed list of codes that dead letters of a stream carry."""
+
+
+def _has_a_name(name: str | None) -> str | None:
+    if name == "":
+        raise ValueError("is empty; name a field, or null to leave it out")
+    return name
+
+
+IdField = Annotated[str | None, AfterValidator(_has_a_name)]
+"""The name under which a body carries its record's origin; None leaves it out."""
 
 
 @dataclass(frozen=True, slots=True)

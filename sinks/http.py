@@ -19,7 +19,7 @@ from urllib.parse import SplitResult, urlsplit
 import aiohttp
 from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, field_validator, model_validator
 
-from sinks.contract import Delivery, Finding, Outgoing, Verdict
+from sinks.contract import Delivery, Finding, IdField, Outgoing, Verdict
 from sinks.http_answer import verdict
 from sinks.http_guard import Blocked, GuardedResolver, literal, may_reach, resolve
 
@@ -57,7 +57,7 @@ class HttpConfig(BaseModel):
         default=None,
         description="Signs requests as Standard Webhooks do: whsec_ and base64, or plain text.",
     )
-    id_field: str | None = Field(
+    id_field: IdField = Field(
         default="sluice_id", description="Name of the first key, which holds the origin; null: none."
     )
     timeout_seconds: float = Field(default=20, gt=0, le=120, description="The most that one request may take.")
@@ -87,13 +87,6 @@ class HttpConfig(BaseModel):
         if secret is not None:
             _signing_key(secret)
         return secret
-
-    @field_validator("id_field")
-    @classmethod
-    def _id_field_has_a_name(cls, name: str | None) -> str | None:
-        if name == "":
-            raise ValueError("is empty; name a field, or null to leave it out")
-        return name
 
     @model_validator(mode="after")
     def _url_may_be_reached(self) -> Self:

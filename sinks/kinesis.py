@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError
 from pydantic import Field, field_validator
 
 from sinks.aws import AwsConfig, Calls, Unavailable, client_settings, code, session
-from sinks.contract import DELIVERED, Delivery, Finding, Outgoing, Verdict
+from sinks.contract import DELIVERED, Delivery, Finding, IdField, Outgoing, Verdict
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
@@ -41,7 +41,7 @@ class KinesisConfig(AwsConfig):
         description="At most one record of a key in a call, so that a throttled record is never overtaken. Many records of"
         " few keys then take many calls.",
     )
-    id_field: str | None = Field(
+    id_field: IdField = Field(
         default="sluice_id", description="Name of the first key, which holds the origin; null: none."
     )
 
@@ -58,13 +58,6 @@ class KinesisConfig(AwsConfig):
         if path is not None and not re.fullmatch(r"(\.[A-Za-z_][A-Za-z0-9_]*)+", path):
             raise ValueError("is no path; write it as .endpoint.id")
         return path
-
-    @field_validator("id_field")
-    @classmethod
-    def _id_field_has_a_name(cls, name: str | None) -> str | None:
-        if name == "":
-            raise ValueError("is empty; name a field, or null to leave it out")
-        return name
 
 
 class _Entry(NamedTuple):

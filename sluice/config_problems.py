@@ -78,7 +78,7 @@ def _in_file(location: Path, left_out: set[Path], data: Any) -> Path:
         if part == "[key]":
             continue
         if isinstance(part, int) and isinstance(at, list):
-            part = [index for index in range(len(at)) if (*where, index) not in left_out][part]  # noqa: PLW2901
+            part = [index for index in range(len(at)) if (*where, index) not in left_out][part]  # noqa: PLW2901  # the place in the file
         where = (*where, part)
         at = _member(at, part)
     return where
