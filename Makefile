@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+FAULTS ?= full
+SEED   ?=
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -26,8 +28,8 @@ demo: setup ## Everything on this machine: Kafka, devices, workers, sinks, and t
 test: setup ## Unit, contract and end-to-end tests, on a real Kafka
 	$(BIN)/pytest tests/unit tests/contract tests/e2e
 
-test-faults: setup ## Kill, pause and starve workers, brokers and sinks; nothing may be missing
-	$(BIN)/pytest tests/faults
+test-faults: setup ## Kill, pause and starve workers, brokers and sinks; nothing may be missing (FAULTS=short, SEED=N)
+	FAULTS=$(FAULTS) SEED=$(SEED) $(BIN)/pytest tests/faults
 
 bench: setup ## CPU time and throughput on this machine, beside stock Faust and bare aiokafka
 	$(BIN)/sluice bench

@@ -1,0 +1,180 @@
+"""The judge of every fault test: each raw record against what the routed topics and the dead letters hold.
+
+Truth is the raw topic, read committed, and what a second, independent statement of the rules says must become of each record
+(`sluice.demo.oracle`). Readers deduplicate as docs/delivery.md tells them to: one number for each partition and plan.
+"""
+
+import asyncio
+from array import array
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from sluice.demo.configuration import CARD_FIELDS
+from sluice.demo.ledger import CardNumbers, decrypted
+from sluice.demo.oracle import DEAD_LETTER, truth
+from stream.reader import Reader
+
+ROUTES = ("success", "fail", "unmatched")
+SAMPLE = 97
+"""Of every so many routed records the card is decrypted and compared."""
+READ_SECONDS = 300
+
+
+class Unbalanced(AssertionError):
+    """A record is missing, there twice, out of order, in the wrong place, changed or in clear."""
+
+
+@dataclass
+class Truth:
+    """What was sent: by partition, the offsets that belong in each place, and every record's own id."""
+
+    offsets: dict[tuple[int, str], "array[int]"] = field(default_factory=lambda: defaultdict(lambda: array("q")))
+    ids: dict[int, dict[int, int | None]] = field(default_factory=lambda: defaultdict(dict))
+    cards: dict[tuple[int, int], tuple[str, ...]] = field(default_factory=dict)
+    """Of a sample, by partition and offset."""
+    numbers: set[bytes] = field(default_factory=set)
+    records: int = 0
+
+
+@dataclass
+class Judgement:
+    """A balanced ledger."""
+
+    records: int
+    dead_letters: int
+    repeats: int
+    """Records that stood twice in a routed topic and were recognised."""
+    plans: int
+
+
+async def read_truth(
+    brokers: str, raw: str, into: Truth | None = None, start: Mapping[int, int] | None = None
+) -> Truth:
+    """Read a raw topic, from its beginning or the offsets of `start`; add to `into` if given."""
+    known = into or Truth()
+    values: list[bytes] = []
+    async for partition, record in records_of(brokers, raw, start):
+        said = truth("events", "", record.value)
+        known.offsets[partition, said.route].append(record.offset)
+        known.ids[partition][record.offset] = said.id
+        known.records += 1
+        if said.card is not None:
+            values.append(record.value)
+            if record.offset % SAMPLE == 0:
+                known.cards[partition, record.offset] = said.card
+    known.numbers |= CardNumbers(values)._numbers
+    return known
+
+
+async def judge(brokers: str, name: str, raw: str, keys: Mapping[str, bytes], known: Truth | None = None) -> Judgement:
+    """Compare every routed topic and the dead letters of pipeline `name` with the truth. Raises Unbalanced."""
+    known = known or await read_truth(brokers, raw)
+    problems: list[str] = []
+    repeats, plans, cards = 0, set[str](), 0
+    numbers = CardNumbers([])
+    numbers._numbers = known.numbers
+    for route in ROUTES:
+        topic = f"{name}.{route}"
+        readers: dict[int, Reader] = defaultdict(Reader)
+        taken: dict[int, array[int]] = defaultdict(lambda: array("q"))
+        clear = changed = 0
+        async for partition, record in records_of(brokers, topic):
+            clear += numbers.in_clear(record.value)
+            reader = readers[partition]
+            origin = reader.take(topic, partition, record)
+            if origin is None:
+                repeats += 1
+                continue
+            offset = int(origin.rpartition("/")[2])
+            if origin != f"{raw}/{partition}/{offset}":
+                problems.append(f"{topic}/{partition}@{record.offset} is from {origin}")
+                continue
+            taken[partition].append(offset)
+            value = orjson.loads(record.value)
+            card = known.cards.get((partition, offset))
+            cards += card is not None
+            if value.get("id") != known.ids[partition].get(offset) or (card and _card(value, keys) != card):
+                changed += 1
+        for partition in {number for number, _ in known.offsets} | set(taken):
+            problems += _compare(f"{topic}/{partition}", known.offsets[partition, route], taken[partition])
+        for reader in readers.values():
+            plans |= set(reader.seen)
+        if clear:
+            problems.append(f"{topic}: {clear} card numbers are in clear")
+        if changed:
+            problems.append(f"{topic}: {changed} records are not as they were sent")
+    dead, more = await _dead_letters(brokers, name, raw, known)
+    problems += more
+    if known.cards and not cards:
+        problems.append("no card was compared: the sample is empty")
+    if problems:
+        raise Unbalanced("\n".join(problems[:40]))
+    return Judgement(known.records, dead, repeats, len(plans))
+
+
+async def _dead_letters(brokers: str, name: str, raw: str, known: Truth) -> tuple[int, list[str]]:
+    expected = {
+        f"{raw}/{p}/{offset}" for (p, route), at in known.offsets.items() if route == DEAD_LETTER for offset in at
+    }
+    found = set()
+    async for _, record in records_of(brokers, f"{name}.dlq"):
+        found.add(dict(record.headers)["sluice-id"].decode())
+    problems = []
+    if lost := sorted(expected - found):
+        problems.append(f"{name}.dlq: {len(lost)} are missing: {lost[:5]}")
+    if strange := sorted(found - expected):
+        problems.append(f"{name}.dlq: {len(strange)} do not belong there: {strange[:5]}")
+    return len(found), problems
+
+
+def _compare(place: str, expected: "array[int]", taken: "array[int]") -> list[str]:
+    if expected == taken:
+        return []
+    problems = []
+    if lost := sorted(set(expected) - set(taken)):
+        problems.append(
+            f"{place}: {len(lost)} of {len(expected)} records are missing, raw offsets {lost[:5]} ... {lost[-1]}"
+        )
+    if strange := sorted(set(taken) - set(expected)):
+        problems.append(f"{place}: {len(strange)} records do not belong there: {strange[:5]}")
+    if len(set(taken)) < len(taken):
+        problems.append(f"{place}: {len(taken) - len(set(taken))} records are there again, and were not recognised")
+    return problems or [f"{place}: all records are there, but not in the order of the raw topic"]
+
+
+def _card(value: dict[str, Any], keys: Mapping[str, bytes]) -> tuple[str | None, ...]:
+    card = value["transaction"]["cc"]
+    return tuple(decrypted(card, name, keys) for name in CARD_FIELDS)
+
+
+async def records_of(
+    brokers: str, topic: str, start: Mapping[int, int] | None = None
+) -> AsyncIterator[tuple[int, Any]]:
+    """Every committed record that a topic holds now, with its partition: those of a partition in order."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=brokers, enable_auto_commit=False, auto_offset_reset="earliest",
+        isolation_level="read_committed", max_partition_fetch_bytes=4 * 1024 * 1024,
+    )  # fmt: skip
+    await consumer.start()
+    try:
+        await consumer._client._wait_on_metadata(topic)
+        partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic)]
+        consumer.assign(partitions)
+        ends, begins = await consumer.end_offsets(partitions), await consumer.beginning_offsets(partitions)
+        for tp in partitions:
+            consumer.seek(tp, max(begins[tp], (start or {}).get(tp.partition, 0)))
+        waiting = {tp for tp in partitions if ends[tp] > begins[tp]}
+        async with asyncio.timeout(READ_SECONDS):
+            while waiting:
+                for tp, records in (await consumer.getmany(timeout_ms=200, max_records=5000)).items():
+                    for record in records:
+                        if record.offset < ends[tp]:
+                            yield tp.partition, record
+                waiting = {tp for tp in waiting if await consumer.position(tp) < ends[tp]}
+    finally:
+        await consumer.stop()
