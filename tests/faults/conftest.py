@@ -7,12 +7,13 @@ A full run writes docs/reliability.md.
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from sluice.local_kafka import LocalKafka, kafka as local_or_named
+from sluice.local_kafka import LocalKafka
+from sluice.local_kafka import kafka as local_or_named
 from tests.faults.ledger import Judgement
 from tests.faults.table import Row, write
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -223,7 +224,7 @@ class Progress:
         times = [at for at, _ in self.samples]
         if since is not None:
             times = [since, *(at for at in times if at > since), time.monotonic()]
-        return max((after - before for before, after in zip(times, times[1:], strict=False)), default=0.0)
+        return max((after - before for before, after in itertools.pairwise(times)), default=0.0)
 
     async def _watch(self) -> None:
         consumer = AIOKafkaConsumer(

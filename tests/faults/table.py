@@ -26,7 +26,8 @@ class Row:
 
     def line(self) -> str:
         pause = "" if self.pause is None else f"{self.pause:.1f}"
-        return f"| {self.fault} | {self.what} | {self.evidence} | {self.records:,} | {self.dead_letters:,} | {self.repeats:,} | {pause} |"
+        counts = f"{self.records:,} | {self.dead_letters:,} | {self.repeats:,}"
+        return f"| {self.fault} | {self.what} | {self.evidence} | {counts} | {pause} |"
 
 
 def write(page: Path, rows: Sequence[Row], seed: int, seconds: float) -> None:

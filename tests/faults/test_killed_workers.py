@@ -1,6 +1,7 @@
 """kill -9 of routers, again and again, under load: every record exactly once after deduplication."""
 
 import asyncio
+import itertools
 import random
 import time
 from collections.abc import Callable
@@ -39,7 +40,7 @@ async def under_kills(
             steps.append(progress.total)
         await on.stop_devices(devices)
         await on.until_done(120)
-        assert all(later > before for before, later in zip(steps, steps[1:], strict=False)), f"no progress: {steps}"
+        assert all(later > before for before, later in itertools.pairwise(steps)), f"no progress: {steps}"
     assert not on.ended, f"routers ended by themselves: {on.ended}"
     return counted, progress
 
