@@ -7,8 +7,9 @@ Truth is the raw topic, read committed, and what a second, independent statement
 import asyncio
 from array import array
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -71,65 +72,89 @@ async def read_truth(
     return known
 
 
-async def judge(brokers: str, name: str, raw: str, keys: Mapping[str, bytes], known: Truth | None = None) -> Judgement:
-    """Compare every routed topic and the dead letters of pipeline `name` with the truth. Raises Unbalanced."""
+async def judge(
+    brokers: str, name: str, raw: str, keys: Mapping[str, bytes], logs: Iterable[Path] = (), known: Truth | None = None
+) -> Judgement:
+    """Compare every routed topic and the dead letters of pipeline `name` with the truth, and look into `logs` for card numbers.
+
+    Raises Unbalanced.
+    """
     known = known or await read_truth(brokers, raw)
-    problems: list[str] = []
-    repeats, plans, cards = 0, set[str](), 0
     numbers = CardNumbers([])
     numbers._numbers = known.numbers
+    found = Found()
     for route in ROUTES:
-        topic = f"{name}.{route}"
-        readers: dict[int, Reader] = defaultdict(Reader)
-        taken: dict[int, array[int]] = defaultdict(lambda: array("q"))
-        clear = changed = 0
-        async for partition, record in records_of(brokers, topic):
-            clear += numbers.in_clear(record.value)
-            reader = readers[partition]
-            origin = reader.take(topic, partition, record)
-            if origin is None:
-                repeats += 1
-                continue
-            offset = int(origin.rpartition("/")[2])
-            if origin != f"{raw}/{partition}/{offset}":
-                problems.append(f"{topic}/{partition}@{record.offset} is from {origin}")
-                continue
-            taken[partition].append(offset)
-            value = orjson.loads(record.value)
-            card = known.cards.get((partition, offset))
-            cards += card is not None
-            if value.get("id") != known.ids[partition].get(offset) or (card and _card(value, keys) != card):
-                changed += 1
-        for partition in {number for number, _ in known.offsets} | set(taken):
-            problems += _compare(f"{topic}/{partition}", known.offsets[partition, route], taken[partition])
-        for reader in readers.values():
-            plans |= set(reader.seen)
-        if clear:
-            problems.append(f"{topic}: {clear} card numbers are in clear")
-        if changed:
-            problems.append(f"{topic}: {changed} records are not as they were sent")
-    dead, more = await _dead_letters(brokers, name, raw, known)
-    problems += more
-    if known.cards and not cards:
-        problems.append("no card was compared: the sample is empty")
-    if problems:
-        raise Unbalanced("\n".join(problems[:40]))
-    return Judgement(known.records, dead, repeats, len(plans))
+        await _read_routed(brokers, raw, f"{name}.{route}", route, known, keys, numbers, found)
+    dead = await _read_dead_letters(brokers, name, raw, known, numbers, found)
+    for log in logs:
+        if clear := numbers.in_clear(log.read_bytes()):
+            found.problems.append(f"{log.name}: {clear} card numbers are in clear")
+    if known.cards and not found.cards:
+        found.problems.append("no card was compared: the sample is empty")
+    if found.problems:
+        raise Unbalanced("\n".join(found.problems[:40]))
+    return Judgement(known.records, dead, found.repeats, len(found.plans))
 
 
-async def _dead_letters(brokers: str, name: str, raw: str, known: Truth) -> tuple[int, list[str]]:
+@dataclass
+class Found:
+    """What was found in all places."""
+
+    problems: list[str] = field(default_factory=list)
+    repeats: int = 0
+    cards: int = 0
+    plans: set[str] = field(default_factory=set)
+
+
+async def _read_routed(
+    brokers: str, raw: str, topic: str, route: str, known: Truth, keys: Mapping[str, bytes], numbers: CardNumbers,
+    found: Found,
+) -> None:  # fmt: skip
+    readers: dict[int, Reader] = defaultdict(Reader)
+    taken: dict[int, array[int]] = defaultdict(lambda: array("q"))
+    clear = changed = 0
+    async for partition, record in records_of(brokers, topic):
+        clear += numbers.in_clear(record.value)
+        origin = readers[partition].take(topic, partition, record)
+        if origin is None:
+            found.repeats += 1
+            continue
+        offset = int(origin.rpartition("/")[2])
+        if origin != f"{raw}/{partition}/{offset}":
+            found.problems.append(f"{topic}/{partition}@{record.offset} is from {origin}")
+            continue
+        taken[partition].append(offset)
+        value = orjson.loads(record.value)
+        card = known.cards.get((partition, offset))
+        found.cards += card is not None
+        changed += value.get("id") != known.ids[partition].get(offset) or bool(card and _card(value, keys) != card)
+    for partition in {number for number, _ in known.offsets} | set(taken):
+        found.problems += _compare(f"{topic}/{partition}", known.offsets[partition, route], taken[partition])
+    for reader in readers.values():
+        found.plans |= set(reader.seen)
+    if clear:
+        found.problems.append(f"{topic}: {clear} card numbers are in clear")
+    if changed:
+        found.problems.append(f"{topic}: {changed} records are not as they were sent")
+
+
+async def _read_dead_letters(
+    brokers: str, name: str, raw: str, known: Truth, numbers: CardNumbers, found: Found
+) -> int:
     expected = {
         f"{raw}/{p}/{offset}" for (p, route), at in known.offsets.items() if route == DEAD_LETTER for offset in at
     }
-    found = set()
+    there, clear = set(), 0
     async for _, record in records_of(brokers, f"{name}.dlq"):
-        found.add(dict(record.headers)["sluice-id"].decode())
-    problems = []
-    if lost := sorted(expected - found):
-        problems.append(f"{name}.dlq: {len(lost)} are missing: {lost[:5]}")
-    if strange := sorted(found - expected):
-        problems.append(f"{name}.dlq: {len(strange)} do not belong there: {strange[:5]}")
-    return len(found), problems
+        there.add(dict(record.headers)["sluice-id"].decode())
+        clear += numbers.in_clear(record.value or b"") + sum(numbers.in_clear(value) for _, value in record.headers)
+    if clear:
+        found.problems.append(f"{name}.dlq: {clear} card numbers are in clear")
+    if lost := sorted(expected - there):
+        found.problems.append(f"{name}.dlq: {len(lost)} are missing: {lost[:5]}")
+    if strange := sorted(there - expected):
+        found.problems.append(f"{name}.dlq: {len(strange)} do not belong there: {strange[:5]}")
+    return len(there)
 
 
 def _compare(place: str, expected: "array[int]", taken: "array[int]") -> list[str]:

@@ -132,7 +132,8 @@ class Stage:
             await asyncio.sleep(0.2)
 
     async def judge(self, known: Truth | None = None) -> Judgement:
-        return await judge(self.brokers, self.name, self.raw, self.keys, known)
+        logs = {child.log for child in self.children}
+        return await judge(self.brokers, self.name, self.raw, self.keys, logs, known)
 
     async def stop(self) -> None:
         for child in self.children:
