@@ -71,6 +71,7 @@ class Forwarder:
                     return
                 partition.settle(span, reader.note(), cut.held_bytes)
                 metrics.REPEATS.labels(self._name).inc(cut.repeats)
+                del cut  # or its records stay in memory until there is another
         except Conflict as conflict:
             await self._halt(partition, conflict)
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import orjson
 from aiokafka.producer.message_accumulator import BatchBuilder
@@ -16,13 +16,23 @@ from stream.assignment import Partition
 from stream.offsets import Span
 from stream.outbox import Outbox, Packed
 from stream.reader import ID_HEADER, PLAN_HEADER
-from stream.records import RecordBatch
+from stream.records import Record, RecordBatch
 
 log = logging.getLogger(__name__)
 
 OWN_HEADERS = "sluice-"
 USUAL_HEADERS = 2
 COUNTERPART_SECONDS = 5.0
+
+
+class _Outgoing(NamedTuple):
+    """What a batch led to, ready to be sent."""
+
+    routed: dict[str, list[BatchBuilder]]
+    letters: list[tuple[Record, Refused]]
+    held_bytes: int
+    oldest: int
+    """Timestamp of the first record, in milliseconds."""
 
 
 class Router:
@@ -49,12 +59,12 @@ class Router:
             sending: asyncio.Task[None] | None = None
             async for batch in partition:
                 span = partition.begin(batch.end)
-                processed = self._pipeline.process(batch.records)
-                packed, dead = self._pack(batch, processed, plan)
-                self._count(batch, processed)
+                outgoing = self._outgoing(batch, plan)
+                del batch  # what is packed takes its place in memory
                 if sending is not None:
                     await sending
-                sending = group.create_task(self._send(partition, batch, span, packed, dead, note))
+                sending = group.create_task(self._send(partition, span, outgoing, note))
+                del outgoing
 
     async def _until_counterparts(self, partition: Partition) -> bool:
         """Wait until every topic that this pipeline writes has the partition. False when it was given away meanwhile."""
@@ -77,13 +87,14 @@ class Router:
             await partition.adopt(orjson.dumps({"v": 1, "epoch": epoch}).decode())
         return partition.note, f"{epoch}.{self._plan_hash}".encode()
 
-    def _pack(
-        self, batch: RecordBatch, processed: Processed, plan: bytes
-    ) -> tuple[dict[str, list[BatchBuilder]], list[tuple[int, Refused]]]:
-        """The produce batches of each route, and the dead letters with those added that fit no topic."""
+    def _outgoing(self, batch: RecordBatch, plan: bytes) -> _Outgoing:
+        """Process a batch, pack what is routed, and add to its dead letters those that fit no topic."""
+        processed = self._pipeline.process(batch.records)
+        self._count(batch, processed)
         origin = b"%s/%d/%%d" % (batch.topic.encode(), batch.partition)
         largest = self._outbox.max_record_bytes // 2
-        records, dead, plan_header = batch.records, list(processed.dead), (PLAN_HEADER, plan)
+        records, plan_header = batch.records, (PLAN_HEADER, plan)
+        letters = [(records[position], refused) for position, refused in processed.dead]
         routed: dict[str, list[Packed]] = {route: [] for route in self._topics}
         for position, route, value in zip(processed.positions, processed.routes, processed.values, strict=True):
             record = records[position]
@@ -92,30 +103,21 @@ class Router:
                 headers = [*(one for one in record.headers if not one[0].startswith(OWN_HEADERS)), *headers]
             size = len(value) + len(record.key or b"")
             if (size > largest or len(headers) > USUAL_HEADERS) and not self._outbox.fits(record.key, value, headers):
-                dead.append((position, Refused("too-large", "")))
+                letters.append((record, Refused("too-large", "")))
                 continue
             routed[route].append((record.timestamp, record.key, value, headers))
-        return {route: self._outbox.pack(packed) for route, packed in routed.items() if packed}, dead
+        batches = {route: self._outbox.pack(packed) for route, packed in routed.items() if packed}
+        return _Outgoing(batches, letters, batch.bytes, records[0].timestamp)
 
-    async def _send(
-        self,
-        partition: Partition,
-        batch: RecordBatch,
-        span: Span,
-        packed: dict[str, list[BatchBuilder]],
-        dead: Sequence[tuple[int, Refused]],
-        note: str,
-    ) -> None:
-        letters = [(batch.records[position], refused) for position, refused in dead]
-        await self._dead_letters.send(batch.topic, batch.partition, letters, stage="pipeline")
-        counts = {route: sum(one.record_count() for one in batches) for route, batches in packed.items()}
+    async def _send(self, partition: Partition, span: Span, outgoing: _Outgoing, note: str) -> None:
+        await self._dead_letters.send(partition.topic, partition.number, outgoing.letters, stage="pipeline")
         async with asyncio.TaskGroup() as group:
-            for route, batches in packed.items():
+            for route, batches in outgoing.routed.items():
                 group.create_task(self._outbox.send(self._topics[route], partition.number, batches))
-        partition.settle(span, note, batch.bytes)
-        for route, count in counts.items():
-            metrics.RECORDS_OUT.labels(self._name, route).inc(count)
-        age = time.time() - batch.records[0].timestamp / 1000
+        partition.settle(span, note, outgoing.held_bytes)
+        for route, batches in outgoing.routed.items():
+            metrics.RECORDS_OUT.labels(self._name, route).inc(sum(one.record_count() for one in batches))
+        age = time.time() - outgoing.oldest / 1000
         metrics.END_TO_END_SECONDS.labels(self._name).observe(max(0.0, age))
 
     def _count(self, batch: RecordBatch, processed: Processed) -> None:

@@ -166,8 +166,9 @@ class HttpSink:
         return verdicts
 
     async def _send(self, records: Sequence[Outgoing]) -> Verdict:
-        bodies = [record.body(self._config.id_field) for record in records]
-        body = bodies[0] if self._config.mode == "rest" else b"[%b]" % b",".join(bodies)
+        body = b",".join([record.body(self._config.id_field) for record in records])
+        if self._config.mode == "bulk":
+            body = b"[%b]" % body
         try:
             async with self._open().request(
                 self._config.method,

@@ -88,9 +88,14 @@ class Partition:
                 await self._arrived.wait()
         return self._inbox.popleft()
 
-    async def __aiter__(self) -> AsyncIterator[RecordBatch]:
-        while (batch := await self.next()) is not None:
-            yield batch
+    def __aiter__(self) -> AsyncIterator[RecordBatch]:
+        return self
+
+    async def __anext__(self) -> RecordBatch:
+        batch = await self.next()
+        if batch is None:
+            raise StopAsyncIteration
+        return batch
 
     def close(self) -> None:
         """No more batches come in; those that wait are dropped, for they are not begun and will be read again."""

@@ -36,6 +36,11 @@ log = logging.getLogger(__name__)
 SCHEME = "kafkabatch"
 FETCH_WAIT_SECONDS = 0.1
 FETCH_BYTES = 1024 * 1024
+"""Of one partition, in one fetch."""
+RESPONSE_BYTES = 8 * 1024 * 1024
+"""The largest answer of a broker, which is in memory twice while aiokafka takes it apart. A batch that is larger comes whole."""
+FETCHED_BYTES = 16 * 1024 * 1024
+"""What aiokafka holds undecoded, of all partitions together: with many of them each gets less than FETCH_BYTES."""
 BATCH_RECORDS = 2000
 COMMIT_SECONDS = 1.0
 DRAIN_SECONDS = 10.0
@@ -127,6 +132,7 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
             max_poll_interval_ms=2_000_000_000,
             fetch_max_wait_ms=int(FETCH_WAIT_SECONDS * 1000),
             max_partition_fetch_bytes=FETCH_BYTES,
+            fetch_max_bytes=RESPONSE_BYTES,
             metadata_max_age_ms=10_000,
         )
         await kafka.start()
@@ -216,6 +222,7 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
         if self.current is not None:
             self.current.abandon("a new one begins")
         assignment = Assignment(pin, self._commits, feed.work, feed.crash, feed.budget_bytes)
+        self._kafka._fetcher._max_partition_fetch_bytes = min(FETCH_BYTES, FETCHED_BYTES // max(1, len(partitions)))
         for tp, at in committed.items():
             self._kafka.seek(tp, at.offset)
             assignment.open(tp, at)

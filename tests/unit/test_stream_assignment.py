@@ -39,7 +39,7 @@ def opened(commits: FakeCommits, budget: int = 10**6, partitions: int = 1) -> tu
 
 
 def records(count: int, size: int = 10) -> list[Any]:
-    return [SimpleNamespace(value=b"x" * size, offset=10 + number) for number in range(count)]
+    return [SimpleNamespace(key=None, value=b"x" * size, headers=[], offset=10 + number) for number in range(count)]
 
 
 async def test_a_fetch_that_does_not_go_on_where_the_last_one_ended_is_a_fault() -> None:
