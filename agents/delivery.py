@@ -16,6 +16,8 @@ from stream.reader import Reader
 
 log = logging.getLogger(__name__)
 
+SINK_SECONDS = 600.0
+"""More than one call of any sink takes: each of its requests has a time-out, and there may be many of them."""
 NEVER_SENT = "behind"
 """The verdict on a record that waits behind a failed one of its key: no failure of its own."""
 SINK_REFUSALS: dict[str, Reason] = {"too-large": "too-large-for-sink", "rejected": "rejected-by-sink"}
@@ -84,6 +86,7 @@ class Forwarder:
             delivery = Delivery(
                 partition.topic, partition.number, cut.start, cut.end, [cut.outgoing[index] for index in waiting]
             )
+            partition.expect(SINK_SECONDS)
             verdicts = await self._sink.write(delivery)
             waiting, after = await self._take_verdicts(partition, cut, waiting, verdicts, pauses)
             if waiting and not await partition.pause(pauses.next(after)):

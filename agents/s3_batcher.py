@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 2.0
 START_SECONDS = 60.0
+LINK_SECONDS = 600.0
+"""More than looking for a link, or claiming one, takes."""
 Answer = TypeVar("Answer")
 
 
@@ -103,6 +105,7 @@ class ChainedS3:
         """Ask the bucket until it answers: nothing is written before a link is decided."""
         pauses = Pauses()
         while True:
+            partition.expect(LINK_SECONDS)
             try:
                 return await ask()
             except Unavailable as error:

@@ -48,7 +48,8 @@ def wire(config: Config, names: Sequence[str], outbox: Outbox, keys: Keys) -> Wi
         if name in config.pipelines:
             pipeline = make_pipeline(config, name, keys, tables)
             router = Router(name, pipeline, outbox, DeadLetterDesk(name, outbox, Sealer(keys)))
-            wired.workloads.append(Workload(name, [config.pipelines[name].source], router.work))
+            outputs = [f"{name}.{route}" for route in (*config.pipelines[name].route_names(), "dlq")]
+            wired.workloads.append(Workload(name, [config.pipelines[name].source], router.work, outputs=outputs))
             for rule in config.pipelines[name].enrich:
                 wired.references[config.reference[rule.source].topic] = applier(tables, rule.source)
         else:
@@ -81,13 +82,14 @@ def _stream(config: Config, name: str, outbox: Outbox, keys: Keys) -> tuple[Work
             conditions = [one.model_dump(mode="json") for one in stream.where]
             chained = ChainedS3(name, sink, stream.s3, conditions, str(subject_of(config, stream).latest))
             forwarder = Forwarder(name, chained, limits, desk, where, chained)
-            return Workload(name, stream.topics, forwarder.work, chained.start_offset), sink
+            return Workload(name, stream.topics, forwarder.work, chained.start_offset, [f"{name}.dlq"]), sink
     elif isinstance(sink, KinesisSink):
         limits = kinesis_forwarder.LIMITS
     else:
         assert stream.http is not None
         limits = http_forwarder.limits(stream.http)
-    return Workload(name, stream.topics, Forwarder(name, sink, limits, desk, where).work), sink
+    forwarder = Forwarder(name, sink, limits, desk, where)
+    return Workload(name, stream.topics, forwarder.work, outputs=[f"{name}.dlq"]), sink
 
 
 def make_sink(config: Config, name: str) -> S3Sink | KinesisSink | HttpSink:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,18 +14,24 @@ from faust.app.base import BootStrategy
 from mode.supervisors import CrashingSupervisor
 
 from stream import metrics, transport
-from stream.assignment import Assignment, Work, flattened
+from stream.assignment import Assignment, Work, WorkFailed, flattened
 from stream.connection import KafkaConfig
+from stream.outage import outage
+from stream.progress import stages
+from stream.watchdog import Stage, Watchdog
 
 log = logging.getLogger(__name__)
 
 GROUP_PREFIX = "sluice."
+BEAT_SECONDS = 0.25
 LIVE_SECONDS = 10
 BUDGET_BYTES = 64 * 1024 * 1024
 """Of records held. What is made of them (a request's body, packed batches) is as much again at most, and what aiokafka has
 fetched comes on top: with 90 MB for the program a worker stays below 300 MB (tests/faults/test_memory.py)."""
 STOP_SECONDS = 18
 """From SIGTERM to the end, whatever a sink does. Kubernetes and compose give more."""
+STUCK_SECONDS = 120.0
+"""Longer than any request to a broker may take, and than a rebalance with the default session."""
 
 
 async def _from_the_beginning(_: object) -> int | None:
@@ -40,6 +46,8 @@ class Workload:
     topics: Sequence[str]
     work: Work
     start_offset: transport.StartOffset = _from_the_beginning
+    outputs: Sequence[str] = ()
+    """The topics that it writes to: while one of them takes nothing, the work is not to blame for standing still."""
 
 
 class _ConsumerOnly(BootStrategy):  # type: ignore[misc]  # Faust is not typed for --strict
@@ -97,12 +105,30 @@ def make_app(
 class Worker:
     """Runs workloads in this process until it is told to stop or one of them crashes."""
 
-    def __init__(self, workloads: Sequence[Workload], kafka: KafkaConfig, budget_bytes: int = BUDGET_BYTES) -> None:
+    def __init__(
+        self,
+        workloads: Sequence[Workload],
+        kafka: KafkaConfig,
+        budget_bytes: int = BUDGET_BYTES,
+        stuck_seconds: float = STUCK_SECONDS,
+        last_words: Callable[[BaseException], None] = lambda _: None,
+    ) -> None:
+        """`stuck_seconds`: after so long without progress, or two sessions if that is more, the process ends at once with exit
+        code 70; `last_words` is called before that, in any thread, and must not block.
+        """
         self._stop = asyncio.Event()
         self._crash: BaseException | None = None
         share = budget_bytes // len(workloads)
         self._apps = {one.name: make_app(one, kafka, share, self.crash) for one in workloads}
         self._beat: float | None = None
+        topics = sorted({topic for one in workloads for topic in (*one.topics, *one.outputs)})
+        groups = [GROUP_PREFIX + name for name in self._apps]
+        self._watchdog = Watchdog(
+            max(stuck_seconds, 2 * kafka.session_seconds),
+            self._stages,
+            lambda seconds: outage(kafka, topics, groups, seconds),
+            last_words,
+        )
 
     def crash(self, error: BaseException) -> None:
         """End the process uncommitted: nothing that was in work is skipped. The first error is the one that is told."""
@@ -110,6 +136,8 @@ class Worker:
             self._crash = error
             for one in flattened(error):  # its text may quote a record: who ends the process decides what to show of it
                 log.error("The worker ends: %s", type(one).__name__)
+            if isinstance(error, WorkFailed):
+                log.error("In work, not settled: %s.", error.at)
         self._stop.set()
 
     def stop(self) -> None:
@@ -121,16 +149,19 @@ class Worker:
         return all(app.consumer.joined for app in self._apps.values())
 
     def live(self) -> bool:
-        """The event loop turns; before `run`, yes: whoever waits for dependencies is bounded by its own patience."""
-        return self._beat is None or time.monotonic() - self._beat < LIVE_SECONDS
+        """The event loop turns, and nothing has stood still for half of `stuck_seconds`; before `run`, yes: whoever waits for
+        dependencies is bounded by its own patience.
+        """
+        return self._beat is None or (time.monotonic() - self._beat < LIVE_SECONDS and self._watchdog.calm())
 
     async def run(self, background: Sequence[Callable[[], Awaitable[None]]] = ()) -> None:
-        """Start, run and stop. Raises what crashed it; returns after `stop()` and a clean drain.
+        """Start, run and stop. Raises what crashed it; returns after `stop()` and a clean drain. Stuck, it ends the process.
 
         `background` runs beside the workloads, and its end or error ends the worker.
         """
-        tasks = [asyncio.ensure_future(self._watch(one)) for one in background]
-        tasks.append(asyncio.ensure_future(self._heart()))
+        self._watchdog.start()
+        heart = asyncio.ensure_future(self._heart())
+        tasks = [asyncio.ensure_future(self._watch(one)) for one in (*background, self._watchdog.run)]
         starts = [asyncio.ensure_future(self._start(app)) for app in self._apps.values()]
         try:
             await self._stop.wait()
@@ -140,7 +171,10 @@ class Worker:
             if self._crash is None:
                 await self._drain()
             else:
-                await asyncio.wait([asyncio.ensure_future(app.consumer.leave()) for app in self._apps.values()])
+                leaves = [asyncio.ensure_future(app.consumer.leave()) for app in self._apps.values()]
+                await asyncio.wait(leaves, timeout=2 * transport.LEAVE_SECONDS)
+            heart.cancel()
+            self._watchdog.stop()
         if self._crash is not None:
             raise self._crash
 
@@ -164,10 +198,14 @@ class Worker:
     async def _heart(self) -> None:
         while True:
             self._beat = time.monotonic()
+            self._watchdog.beat()
             for name, app in self._apps.items():
                 if app._crashed.is_set():
                     self.crash(app.crash_reason or RuntimeError(f"the app of {name} crashed"))
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(BEAT_SECONDS)
+
+    def _stages(self) -> Mapping[str, Stage]:
+        return {key: stage for name, app in self._apps.items() for key, stage in stages(name, app.consumer).items()}
 
     async def _drain(self) -> None:
         """What is in work settles, is committed, and the groups are left."""

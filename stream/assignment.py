@@ -9,6 +9,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from aiokafka import TopicPartition
 
@@ -21,6 +22,33 @@ log = logging.getLogger(__name__)
 
 class Hole(Exception):
     """Records of a partition are missing on their way into work. A fault of Sluice; the process ends uncommitted."""
+
+
+@dataclass(frozen=True, slots=True)
+class InWork:
+    """What of a partition is taken in and not settled: the offsets `[offset, end)`."""
+
+    topic: str
+    partition: int
+    offset: int
+    end: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}/{self.partition}, offsets {self.offset} to {max(self.offset, self.end - 1)}"
+
+
+class WorkFailed(BaseExceptionGroup[BaseException]):
+    """Why the work on a partition failed, and where: what is in work there is not settled, and one of it may be the cause."""
+
+    at: InWork
+
+    def __new__(cls, at: InWork, error: BaseException) -> "WorkFailed":
+        made = super().__new__(cls, f"in work: {at}", [error])
+        made.at = at
+        return made
+
+    def __init__(self, at: InWork, error: BaseException) -> None:
+        super().__init__(self.message, self.exceptions)
 
 
 class Partition:
@@ -44,6 +72,10 @@ class Partition:
         self._ending = asyncio.Event()
         self._arrivals: deque[tuple[int, float]] = deque()
         """Of each batch that is not settled: one past its last record, and when it was fetched (time.monotonic())."""
+        self.steps = 0
+        """Counts what the work does: it asks for a batch, begins, settles, waits to try again."""
+        self.expected_seconds = 0.0
+        """How long the present step may take, as far as it said so."""
 
     # The way in
 
@@ -80,6 +112,7 @@ class Partition:
 
     async def next(self, seconds: float | None = None) -> RecordBatch | None:
         """The next batch; None when no more will come. Raises TimeoutError after `seconds` without one."""
+        self.expect(0)
         async with asyncio.timeout(seconds):
             while not self._inbox:
                 if self.closed:
@@ -111,12 +144,18 @@ class Partition:
 
     async def pause(self, seconds: float) -> bool:
         """Wait; False as soon as the partition has ended, when there is nothing to wait for any more."""
+        self.expect(seconds)
         try:
             async with asyncio.timeout(seconds):
                 await self._ending.wait()
         except TimeoutError:
             return True
         return False
+
+    def expect(self, seconds: float) -> None:
+        """A step begins that may take so long, such as a call to a destination: the watchdog grants it that on top."""
+        self.steps += 1
+        self.expected_seconds = seconds
 
     # Offsets
 
@@ -137,10 +176,12 @@ class Partition:
 
     def begin(self, end: int) -> Span:
         """Take everything before offset `end` into work."""
+        self.expect(0)
         return self._watermark.begin(end)
 
     def settle(self, span: Span, note: str, released: int) -> None:
         """All that the span led to is acknowledged. `note` is the commit metadata from there; `released` bytes leave memory."""
+        self.expect(0)
         self._watermark.settle(span, note)
         while self._arrivals and self._arrivals[0][0] <= self.offset:
             self._arrivals.popleft()
@@ -150,6 +191,10 @@ class Partition:
         """`count` bytes of this partition's records are no longer held."""
         self.held_bytes -= count
         self._assignment.released(count)
+
+    def in_work(self) -> InWork:
+        """What is taken in and not settled."""
+        return InWork(self.topic, self.number, self.offset, self.fetched_to)
 
     def unsettled_seconds(self, now: float) -> float:
         """How long the oldest record that is not settled has been here, 0 without one. `now`: time.monotonic()."""
@@ -212,7 +257,7 @@ class Assignment:
             if any(isinstance(one, Fenced) for one in flattened(error)):
                 self.abandon("its commit was fenced")
             else:
-                self.crash(error)
+                self.crash(WorkFailed(partition.in_work(), error))
 
     # Memory
 

@@ -64,6 +64,8 @@ class Commits:
     def __init__(self, consumer: AIOKafkaConsumer) -> None:
         self._coordinator = consumer._coordinator
         self._one_at_a_time = asyncio.Lock()
+        self.answered = 0
+        """How many commits the brokers have answered, whatever the answer."""
 
     def pin(self) -> Pin:
         """The pin of the assignment that holds now. Call it in the assignment's callback, not later."""
@@ -96,6 +98,7 @@ class Commits:
                 # A KafkaError here: connection lost or timed out, and aiokafka has marked the coordinator dead.
                 with contextlib.suppress(errors.KafkaError):
                     response = await self._coordinator._send_req(request)
+                    self.answered += 1
                     if self._stored(response, pin):
                         return
                 await asyncio.sleep(RETRY_SECONDS)

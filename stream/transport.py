@@ -26,7 +26,7 @@ from faust.transport.drivers import aiokafka as stock_driver
 from faust.types import TP, ConsumerMessage
 from mode import Service
 
-from stream.assignment import Assignment, Partition, Work
+from stream.assignment import Assignment, Partition, Work, WorkFailed
 from stream.commits import Commits, Committed, Fenced
 from stream.connection import KafkaConfig
 from stream.records import RecordBatch
@@ -253,9 +253,13 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
                     # missing in the one that came after it.
                     if assignment.ended or assignment is not self.current:
                         break
-                    batch = self._take(assignment.partitions[tp])
+                    partition = assignment.partitions[tp]
+                    try:
+                        batch = self._take(partition)
+                    except Exception as error:
+                        raise WorkFailed(partition.in_work(), error) from None
                     if batch is not None:
-                        await self.callback(self._to_message(TP(*tp), Fetched(assignment.partitions[tp], batch)))
+                        await self.callback(self._to_message(TP(*tp), Fetched(partition, batch)))
 
     async def _wait_for(self, event: asyncio.Event) -> None:
         try:
@@ -346,6 +350,23 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
             end = (state.lso if state is not None else None) or settled
             lags[tp] = max(0, end - settled)
         return lags
+
+    # Signs of life
+
+    @property
+    def generation(self) -> int | None:
+        """The group's generation as this member knows it; -1 while it is no member, None before it has connected."""
+        return self._aiokafka._coordinator.generation if self._aiokafka is not None else None
+
+    @property
+    def commits_answered(self) -> int:
+        return self._commits.answered
+
+    def last_fetch(self, tp: TopicPartition) -> float | None:
+        """The time of the last answer to a fetch of this partition, with or without records; None before the first."""
+        assignment = self._kafka._subscription.subscription.assignment
+        state = assignment.state_value(tp) if assignment is not None else None
+        return state.timestamp if state is not None else None
 
     # What else Faust asks of a consumer
 

@@ -11,7 +11,7 @@ from aiokafka import TopicPartition
 from agents.collector import Collector, Cut, Limits
 from agents.delivery import Forwarder
 from sinks.contract import DELIVERED, Conflict, Delivery, Finding, Verdict
-from stream.assignment import Assignment, Partition
+from stream.assignment import Assignment, InWork, Partition, WorkFailed
 from stream.commits import Committed, Pin
 from stream.records import Headers, Record
 
@@ -247,7 +247,10 @@ async def test_an_unexpected_exception_of_a_sink_crashes_the_worker_uncommitted(
     async with asyncio.timeout(5):
         while not bench.crashes:
             await asyncio.sleep(0.001)
-    assert isinstance(bench.crashes[0], ZeroDivisionError)
+    failed = bench.crashes[0]
+    assert isinstance(failed, WorkFailed)
+    assert isinstance(failed.exceptions[0], ZeroDivisionError)
+    assert failed.at == InWork(partition.topic, partition.number, 0, 1)
     assert partition.offset == 0
 
 

@@ -1,0 +1,49 @@
+"""Whether the brokers can do their part: asked before a process is blamed for standing still."""
+
+import asyncio
+from collections.abc import Sequence
+
+from aiokafka.client import AIOKafkaClient, CoordinationType
+from aiokafka.errors import KafkaError
+from aiokafka.protocol.metadata import MetadataRequest
+
+from stream.connection import KafkaConfig
+
+
+async def outage(kafka: KafkaConfig, topics: Sequence[str], groups: Sequence[str], seconds: float) -> str | None:
+    """What is missing on the side of Kafka, in a few words; None if nothing is.
+
+    Asks over connections of its own: every broker for an answer, every partition of `topics` for a leader and the in-sync
+    replicas that `acks=all` needs, every one of `groups` for a coordinator. Takes at most `seconds`; raises nothing for what
+    the brokers do.
+    """
+    client = AIOKafkaClient(**kafka.client_arguments(), request_timeout_ms=int(seconds * 1000))
+    try:
+        async with asyncio.timeout(seconds):
+            await client.bootstrap()
+            nodes = [broker.nodeId for broker in client.cluster.brokers()]
+            request = MetadataRequest(list(topics), allow_auto_topic_creation=False)
+            for node in nodes:  # in turn: the one that does not answer is the one that the time-out finds
+                asked = f"broker {node} does not answer"
+                view = await client.send(node, request)
+            if (unfit := _unfit_partition(view, kafka.min_insync_replicas)) is not None:
+                return unfit
+            for group in groups:
+                asked = f"group {group} has no coordinator"
+                await client.coordinator_lookup(CoordinationType.GROUP, group)
+    except (KafkaError, OSError, TimeoutError):
+        return asked if client.cluster.brokers() else f"no broker answers at {kafka.bootstrap}"
+    finally:
+        await client.close()
+    return None
+
+
+def _unfit_partition(view: object, in_sync: int) -> str | None:
+    """The first partition in a metadata response that cannot be read or written."""
+    for _, topic, _, partitions in view.topics:  # type: ignore[attr-defined]  # aiokafka's responses are untyped
+        for _, number, leader, _, replicas, *_ in partitions:
+            if leader < 0:
+                return f"{topic}/{number} has no leader"
+            if len(replicas) < in_sync:
+                return f"{topic}/{number} has {len(replicas)} of {in_sync} replicas in sync"
+    return None

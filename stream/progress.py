@@ -1,0 +1,30 @@
+"""What of a consumer should get on now, and by what one sees that it does: what the watchdog looks at."""
+
+from stream.assignment import Assignment, Partition
+from stream.transport import Consumer
+from stream.watchdog import Stage
+
+
+def stages(name: str, consumer: Consumer) -> dict[str, Stage]:
+    """The stages of the workload `name` that have something to do. Made anew at each look; nothing is counted by record."""
+    assignment = consumer.current
+    if not consumer.joined or (assignment is not None and assignment.ended):
+        return {f"{name}: membership of the group": Stage(consumer.generation)}
+    if assignment is None:
+        return {}  # stands by
+    found: dict[str, Stage] = {}
+    if any(partition.uncommitted() for partition in assignment.partitions.values()):
+        found[f"{name}: commit"] = Stage(consumer.commits_answered)
+    for partition in assignment.partitions.values():
+        where = f"{partition.topic}/{partition.number}"
+        if assignment.feeds(partition):
+            signs = (assignment.pin, partition.fetched_to, consumer.last_fetch(partition.tp))
+            found[f"{name}: fetch of {where}"] = Stage(signs)
+        if not partition.idle:
+            found[f"{name}: work on {where}"] = _work(assignment, partition)
+    return found
+
+
+def _work(assignment: Assignment, partition: Partition) -> Stage:
+    signs = (assignment.pin, partition.steps, partition.fetched_to, partition.offset, partition.held_bytes)
+    return Stage(signs, partition.expected_seconds, partition.in_work())
