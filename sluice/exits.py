@@ -45,7 +45,9 @@ def ending(error: BaseException) -> tuple[str, Exit]:
         )
         return f"sluice: {_said(leaves[0])}{advice}", Exit.UNAVAILABLE
     lines = [line for leaf in leaves for line in _trace(leaf)]
-    return "\n".join([*lines, "sluice: an internal fault; report it with the lines above"]), Exit.INTERNAL
+    return "\n".join(
+        [*lines, f"sluice: an internal fault{_place(error)}; report it with the lines above"]
+    ), Exit.INTERNAL
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
@@ -64,6 +66,12 @@ def _outside() -> tuple[type[BaseException], ...]:
         ("sluice.local_kafka", "BrokerFailed"),
     )
     return tuple(getattr(sys.modules[module], name) for module, name in known if module in sys.modules)
+
+
+def _place(error: BaseException) -> str:
+    """What was in work, where an error knows."""
+    known = sys.modules.get("stream.assignment")
+    return f" at {error.at}" if known and isinstance(error, known.WorkFailed) else ""
 
 
 def _trace(error: BaseException) -> list[str]:

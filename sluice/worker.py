@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from sinks.contract import Sink
-from sluice import __version__
+from sluice import __version__, crashes
 from sluice.config import Config
 from sluice.exits import Exit, UserError
 from sluice.keys import loaded
@@ -44,14 +44,18 @@ def run(config: Config, names: Sequence[str]) -> None:
     gc.freeze()
     gc.set_threshold(100_000, 50, 1000)
     # Not asyncio.run: it waits for threads, and one may be stuck in a call to a destination.
-    asyncio.new_event_loop().run_until_complete(_run(config, names))
+    try:
+        asyncio.new_event_loop().run_until_complete(_run(config, names))
+    except BaseException as error:
+        crashes.report(error)
+        raise
 
 
 async def _run(config: Config, names: Sequence[str]) -> None:
     metrics.BUILD_INFO.labels(__version__).set(1)
     outbox = Outbox(config.kafka, "sluice." + "+".join(names))
     wired = wire(config, names, outbox, loaded(config))
-    worker = Worker(wired.workloads, config.kafka)
+    worker = Worker(wired.workloads, config.kafka, last_words=crashes.report)
     reference = ReferenceReader(config.kafka, wired.references) if wired.references else None
     caught_up = reference.caught_up.is_set if reference else lambda: True
     stopping = _stop_on_signals(worker)

@@ -33,8 +33,12 @@ class InWork:
     offset: int
     end: int
 
+    @property
+    def name(self) -> str:
+        return f"{self.topic}/{self.partition}"
+
     def __str__(self) -> str:
-        return f"{self.topic}/{self.partition}, offsets {self.offset} to {max(self.offset, self.end - 1)}"
+        return f"{self.name}, offsets {self.offset} to {max(self.offset, self.end - 1)}"
 
 
 class WorkFailed(BaseExceptionGroup[BaseException]):

@@ -139,7 +139,16 @@ class Watchdog:
             stalled = stalled + self._awake(before) if beats == self._beats else 0.0
             beats, before = self._beats, time.monotonic()
             if stalled >= self._limit:
-                self._end(Stuck(f"the event loop has not turned for {self._limit:.0f} s"), None)
+                self._end(Stuck(f"the event loop has not turned for {self._limit:.0f} s"), self._in_hand())
+
+    def _in_hand(self) -> InWork | None:
+        """What the loop works on while it does not turn, if it is a partition: their tasks have their names."""
+        with contextlib.suppress(Exception):  # the loop's own state, seen from another thread
+            task = asyncio.current_task(self._loop)
+            for stage in self._stages().values() if task is not None else ():
+                if task is not None and stage.at is not None and stage.at.name == task.get_name():
+                    return stage.at
+        return None
 
     def _awake(self, before: float) -> float:
         """Seconds since `before`, without those in which the machine or the process stood."""

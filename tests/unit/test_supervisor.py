@@ -147,3 +147,57 @@ asyncio.run(Supervisor(["a"] * 3, lambda name: {crew.command("a")!r}, Patience()
     while any(map(is_running, crew.started("a"))):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+CRASHES = STARTED + "import json; open(os.environ['SLUICE_CRASH_FILE'], 'w').write(json.dumps({report})); sys.exit(70)"
+"""Its run, from 0, is `n`."""
+RUN = "(n := len(open(sys.argv[1]).readlines()) - 1)"
+PATIENT = Patience(first=0.02, longest=0.05, healthy=0, no_progress=0, attempts=5, drain=10)
+"""No run is too short to count as one that got somewhere."""
+
+
+def crash_at(partition: str, offset: str) -> str:
+    report = f"({RUN}, dict(topic='raw.events', partition={partition}, offset={offset}, end=200))[1]"
+    return CRASHES.replace("{report}", report)
+
+
+async def test_five_crashes_at_one_offset_are_given_up_with_its_name_and_what_to_do(
+    crew: Crew, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = [crew.add("events", crash_at("3", "100")), crew.add("other", WAITS)]
+    assert await run(crew, names, PATIENT) == 70
+    assert len(crew.started("events")) == 5
+    assert "Giving up: events ended (exit code 70) 5 times with raw.events/3, offsets 100 to 199 in work" in caplog.text
+    assert "never getting past offset 100. How to go on: docs/operating.md" in caplog.text
+
+
+async def test_two_workers_that_trip_over_one_offset_in_turn_count_together(crew: Crew) -> None:
+    name = crew.add("events", crash_at("3", "100"))
+    assert await run(crew, [name, name], PATIENT) == 70
+    assert len(crew.started(name)) <= 6, "each was counted for itself"
+
+
+async def test_two_offsets_that_crash_in_turn_are_found_out_too(crew: Crew) -> None:
+    name = crew.add("events", crash_at("n % 2", "100"))
+    assert await run(crew, [name], PATIENT) == 70
+    assert len(crew.started(name)) == 9
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        crash_at("3", "100 + n"),
+        crash_at("3", "100 + n // 4"),
+        crash_at("3", "100").replace("sys.exit(70)", "sys.exit(69)"),
+        CRASHES.replace("{report}", "'nonsense'"),
+        STARTED + "os.kill(os.getpid(), 9)",
+    ],
+    ids=["gets on", "gets on at the fifth", "unavailable", "unreadable report", "no report"],
+)
+async def test_crashes_that_get_on_or_are_nobody_s_fault_are_tried_for_ever(crew: Crew, program: str) -> None:
+    name = crew.add("events", program)
+
+    async def for_long() -> None:
+        await crew.until(lambda: len(crew.started(name)) > 12)
+
+    assert await run(crew, [name], PATIENT, for_long) == 0
