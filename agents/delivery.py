@@ -64,7 +64,7 @@ class Forwarder:
 
     async def work(self, partition: Partition) -> None:
         """Runs from the assignment of a partition to its end."""
-        reader = Reader(partition.note)
+        reader = Reader(partition.note, partition.topic_id)
         collector = Collector(partition, reader, self._limits, self._where)
         try:
             while (cut := await self._cuts.next(partition, collector, partition.offset)) is not None:

@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from typing import NamedTuple
 
-import orjson
+from aiokafka import TopicPartition
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from agents.dead_letters import DeadLetterDesk
@@ -13,10 +14,15 @@ from pipeline.pipeline import Pipeline, Processed
 from schemas.refused import Refused
 from stream import metrics
 from stream.assignment import Partition
+from stream.commits import Committed
+from stream.connection import KafkaConfig
+from stream.notes import Note, parsed
 from stream.offsets import Span
 from stream.outbox import Outbox, Packed
+from stream.outputs import Outputs
 from stream.reader import ID_HEADER, PLAN_HEADER
 from stream.records import Record, RecordBatch
+from stream.starting import NoOffset
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +48,34 @@ class Router:
     batch is processed while this one waits for its acknowledgement, and sent after it.
     """
 
-    def __init__(self, name: str, pipeline: Pipeline, outbox: Outbox, dead_letters: DeadLetterDesk) -> None:
+    def __init__(
+        self, name: str, kafka: KafkaConfig, pipeline: Pipeline, outbox: Outbox, dead_letters: DeadLetterDesk
+    ) -> None:
         self._name = name
+        self._kafka = kafka
         self._pipeline = pipeline
         self._outbox = outbox
         self._dead_letters = dead_letters
         self._plan_hash = pipeline.plan_hash()
         self._topics = {route: f"{name}.{route}" for route in pipeline.routes}
+        self._last_epochs: dict[TopicPartition, int] = {}
+
+    @property
+    def outputs(self) -> list[str]:
+        """The topics that this pipeline writes."""
+        return [*self._topics.values(), self._dead_letters.topic]
+
+    async def starts(self, offsets: Mapping[TopicPartition, int | None]) -> Mapping[TopicPartition, Committed]:
+        """The `Starts` of a pipeline: at the beginning where it never wrote, where an operator says, and else nowhere.
+
+        Raises NoOffset for partitions without an offset whose records stand in the outputs.
+        """
+        held = await Outputs(self._kafka, self.outputs).held(offsets)
+        lost = {tp: held[tp].written for tp, offset in offsets.items() if offset is None and held[tp].written}
+        if lost:
+            raise NoOffset(lost, self._name)
+        self._last_epochs |= {tp: one.last_epoch for tp, one in held.items()}
+        return {}
 
     async def work(self, partition: Partition) -> None:
         """Runs from the assignment of a partition to its end. Raises ProduceRefused: the process ends."""
@@ -68,7 +95,7 @@ class Router:
 
     async def _until_counterparts(self, partition: Partition) -> bool:
         """Wait until every topic that this pipeline writes has the partition. False when it was given away meanwhile."""
-        for topic in (*self._topics.values(), self._dead_letters.topic):
+        for topic in self.outputs:
             while not await self._outbox.has_partition(topic, partition.number):
                 log.warning("%s has no partition %d yet; grow it with `sluice topics FILE`.", topic, partition.number)
                 if not await partition.pause(COUNTERPART_SECONDS):
@@ -79,13 +106,18 @@ class Router:
         """The commit metadata and the `sluice-plan` of this partition.
 
         The epoch is drawn where no offset of ours was committed, and is committed before anything is produced under it: of
-        two routers that start at once, one is fenced and never writes.
+        two routers that start at once, one is fenced and never writes. It is above every epoch that the outputs show, even
+        within one second or with a clock that went back: a reader drops what it has seen under the same plan.
         """
-        epoch = orjson.loads(partition.note).get("epoch") if partition.note else None
+        epoch = parsed(partition.note).epoch
+        drawn = epoch is None
         if epoch is None:
-            epoch = int(time.time())
-            await partition.adopt(orjson.dumps({"v": 1, "epoch": epoch}).decode())
-        return partition.note, f"{epoch}.{self._plan_hash}".encode()
+            epoch = max(int(time.time()), self._last_epochs.get(partition.tp, 0) + 1)
+        note = Note(v=1, epoch=epoch, id=partition.topic_id).text()
+        if drawn:
+            await partition.adopt(note)
+            log.info("%s: %s/%d begins under epoch %d.", self._name, partition.topic, partition.number, epoch)
+        return note, f"{epoch}.{self._plan_hash}".encode()
 
     def _outgoing(self, batch: RecordBatch, plan: bytes) -> _Outgoing:
         """Process a batch, pack what is routed, and add to its dead letters those that fit no topic."""

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 import orjson
@@ -18,6 +18,7 @@ from sinks.s3 import S3Config, S3Sink
 from sinks.s3_chain import Intent
 from stream import metrics
 from stream.assignment import Partition
+from stream.commits import Committed
 
 log = logging.getLogger(__name__)
 
@@ -56,21 +57,24 @@ class ChainedS3:
         self._schema = schema
         self._links: dict[tuple[str, int], Intent] = {}
 
-    async def start_offset(self, tp: TopicPartition) -> int | None:
-        """Where a partition goes on that has no committed offset: its last link, which may be unfinished. None: no link.
+    async def starts(self, offsets: Mapping[TopicPartition, int | None]) -> Mapping[TopicPartition, Committed]:
+        """The `Starts` of a chain: a partition without an offset goes on at its last link, which may be unfinished.
 
         Raises Unavailable when the bucket does not answer for 60 s: a start elsewhere would not be on the chain.
         """
+        fresh = [tp for tp, offset in offsets.items() if offset is None]
+        links = await asyncio.gather(*(self._last_link(tp) for tp in fresh))
+        return {tp: Committed(link.start, "") for tp, link in zip(fresh, links, strict=True) if link is not None}
+
+    async def _last_link(self, tp: TopicPartition) -> Intent | None:
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
-                last = await self._chain.last(tp.topic, tp.partition)
+                return await self._chain.last(tp.topic, tp.partition)
             except Unavailable:
                 if time.monotonic() > deadline:
                     raise
                 await asyncio.sleep(RETRY_SECONDS)
-            else:
-                return None if last is None else last.start
 
     async def next(self, partition: Partition, collector: Collector, start: int) -> Cut | None:
         """The cut of the link at `start`, decided now if it was not yet. Raises Conflict for a link that cannot be right."""

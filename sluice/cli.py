@@ -127,6 +127,23 @@ def up(file: Path, workers: int) -> None:
 
 @sluice.command()
 @click.argument("file", type=FILE)
+@click.argument("name")
+@click.option(
+    "--from", "where", required=True, metavar="beginning|end|TIME", help="TIME: ISO 8601, such as 2026-11-22T10:00:00Z."
+)
+def start(file: Path, name: str, where: str) -> None:
+    """Say where a stopped pipeline or stream begins, in all its partitions; a pipeline begins a new plan there.
+
+    A date alone is its midnight in UTC. Exit 1 while a worker of it is alive.
+    """
+    config = read_config(file)
+    from sluice.start import run
+
+    run(config, name, where)
+
+
+@sluice.command()
+@click.argument("file", type=FILE)
 @click.option("--compare", is_flag=True, help="Only look; exit 1 if a topic is missing or differs.")
 def topics(file: Path, compare: bool) -> None:
     """Make the topics that a config needs, or compare those that are there. Needs no keys."""

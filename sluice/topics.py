@@ -43,10 +43,16 @@ async def _run(config: Config, compare: bool) -> Sequence[TopicState]:
 @asynccontextmanager
 async def cluster(kafka: KafkaConfig) -> AsyncIterator[Topics]:
     """The topics of the cluster. Raises UserError, with a remedy, when it cannot be reached or asked."""
+    async with answering(kafka), Topics(kafka) as topics:
+        yield topics
+
+
+@asynccontextmanager
+async def answering(kafka: KafkaConfig) -> AsyncIterator[None]:
+    """Around what asks the cluster: raises UserError, with a remedy, when it cannot be reached or refuses to answer."""
     with _LastError() as last:
         try:
-            async with Topics(kafka) as topics:
-                yield topics
+            yield
         except KafkaConnectionError:
             raise UserError(unreachable(kafka, last.text), Exit.UNAVAILABLE) from None
         except KafkaError as error:
@@ -54,13 +60,13 @@ async def cluster(kafka: KafkaConfig) -> AsyncIterator[Topics]:
             remedy = (
                 f"see that user {kafka.security.username} may" if kafka.security.username else "see that Sluice may"
             )
-            text = f"the cluster at {kafka.bootstrap} does not say how its topics are: {reason}"
-            raise UserError(f"{text}; {remedy} describe and create them", Exit.UNAVAILABLE) from None
+            text = f"the cluster at {kafka.bootstrap} does not answer as it should: {reason}"
+            raise UserError(f"{text}; {remedy} do this there (docs/operating.md)", Exit.UNAVAILABLE) from None
         except (ssl.SSLError, FileNotFoundError, PermissionError) as error:
             text = f"the files of kafka.security cannot be used: {error.strerror or error}"
             raise UserError(f"{text}; correct ca, certificate and key", Exit.CONFIG) from None
         except TimeoutError:
-            text = f"the cluster at {kafka.bootstrap} did not make the topics in time"
+            text = f"the cluster at {kafka.bootstrap} did not answer in time"
             raise UserError(f"{text}; see that all of its brokers run, then try again", Exit.UNAVAILABLE) from None
 
 

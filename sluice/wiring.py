@@ -47,9 +47,9 @@ def wire(config: Config, names: Sequence[str], outbox: Outbox, keys: Keys) -> Wi
     for name in names:
         if name in config.pipelines:
             pipeline = make_pipeline(config, name, keys, tables)
-            router = Router(name, pipeline, outbox, DeadLetterDesk(name, outbox, Sealer(keys)))
-            outputs = [f"{name}.{route}" for route in (*config.pipelines[name].route_names(), "dlq")]
-            wired.workloads.append(Workload(name, [config.pipelines[name].source], router.work, outputs=outputs))
+            router = Router(name, config.kafka, pipeline, outbox, DeadLetterDesk(name, outbox, Sealer(keys)))
+            source = config.pipelines[name].source
+            wired.workloads.append(Workload(name, [source], router.work, router.starts, router.outputs))
             for rule in config.pipelines[name].enrich:
                 wired.references[config.reference[rule.source].topic] = applier(tables, rule.source)
         else:
@@ -82,7 +82,7 @@ def _stream(config: Config, name: str, outbox: Outbox, keys: Keys) -> tuple[Work
             conditions = [one.model_dump(mode="json") for one in stream.where]
             chained = ChainedS3(name, sink, stream.s3, conditions, str(subject_of(config, stream).latest))
             forwarder = Forwarder(name, chained, limits, desk, where, chained)
-            return Workload(name, stream.topics, forwarder.work, chained.start_offset, [f"{name}.dlq"]), sink
+            return Workload(name, stream.topics, forwarder.work, chained.starts, [f"{name}.dlq"]), sink
     elif isinstance(sink, KinesisSink):
         limits = kinesis_forwarder.LIMITS
     else:

@@ -19,8 +19,10 @@ from sluice.topics import remedy
 from sluice.wiring import Wired, topic_specs, wire
 from stream import metrics
 from stream.app import Worker
+from stream.assignment import flattened
 from stream.outbox import Outbox
 from stream.reference import ReferenceReader
+from stream.starting import NeedsStart
 from stream.status import StatusServer
 from stream.topics import Topics
 
@@ -67,6 +69,11 @@ async def _run(config: Config, names: Sequence[str]) -> None:
         async with _dependencies(config, names, outbox, wired, stopping):
             if not stopping.is_set():
                 await _work(worker, reference, stopping)
+    except Exception as error:
+        for one in flattened(error):
+            if isinstance(one, NeedsStart):
+                raise UserError(str(one), Exit.CONFIG) from None
+        raise
     finally:
         await status.stop()
 

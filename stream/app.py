@@ -18,6 +18,7 @@ from stream.assignment import Assignment, Work, WorkFailed, flattened
 from stream.connection import KafkaConfig
 from stream.outage import outage
 from stream.progress import stages
+from stream.starting import Starts, as_set
 from stream.watchdog import Stage, Watchdog
 
 log = logging.getLogger(__name__)
@@ -34,10 +35,6 @@ STUCK_SECONDS = 120.0
 """Longer than any request to a broker may take, and than a rebalance with the default session."""
 
 
-async def _from_the_beginning(_: object) -> int | None:
-    return None
-
-
 @dataclass(frozen=True, slots=True)
 class Workload:
     """A pipeline or stream, as the engine sees it: which topics it reads, and what it does with a partition."""
@@ -45,7 +42,7 @@ class Workload:
     name: str
     topics: Sequence[str]
     work: Work
-    start_offset: transport.StartOffset = _from_the_beginning
+    starts: Starts = as_set
     outputs: Sequence[str] = ()
     """The topics that it writes to: while one of them takes nothing, the work is not to blame for standing still."""
 
@@ -90,7 +87,7 @@ def make_app(
         topic_allow_declare=False,
         web_enabled=False,
     )
-    app.feed = transport.Feed(kafka, workload.work, crash, budget_bytes, workload.start_offset)
+    app.feed = transport.Feed(workload.name, kafka, workload.work, crash, budget_bytes, workload.starts)
     topic = app.topic(*workload.topics, schema=transport.BatchSchema(), acks=False)
 
     @app.agent(topic, name=workload.name)  # type: ignore[untyped-decorator]

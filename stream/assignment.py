@@ -58,8 +58,10 @@ class WorkFailed(BaseExceptionGroup[BaseException]):
 class Partition:
     """One assigned partition: batches come in, spans begin and settle, the watermark is committed."""
 
-    def __init__(self, assignment: "Assignment", tp: TopicPartition, at: Committed) -> None:
+    def __init__(self, assignment: "Assignment", tp: TopicPartition, at: Committed, topic_id: str = "") -> None:
         self.tp = tp
+        self.topic_id = topic_id
+        """Of the topic that is read, to be committed with its offsets; "" where brokers have none."""
         self.topic: str = tp.topic
         self.number: int = tp.partition
         self.fetched_to = self._batched_to = self._delivered_to = at.offset
@@ -241,9 +243,9 @@ class Assignment:
         self._budget_bytes = budget_bytes
         self._tasks: dict[asyncio.Task[None], Partition] = {}
 
-    def open(self, tp: TopicPartition, at: Committed) -> None:
+    def open(self, tp: TopicPartition, at: Committed, topic_id: str = "") -> None:
         """Start the work on a partition whose committed (or chosen) offset is `at`."""
-        partition = self.partitions[tp] = Partition(self, tp, at)
+        partition = self.partitions[tp] = Partition(self, tp, at, topic_id)
         task = asyncio.create_task(self._run(partition), name=f"{tp.topic}/{tp.partition}")
         self._tasks[task] = partition
         task.add_done_callback(self._tasks.pop)

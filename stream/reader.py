@@ -5,8 +5,9 @@ So a reader needs one number for each partition and plan: the highest raw offset
 it has been seen. The number travels in the commit metadata, for the next owner (docs/delivery.md).
 """
 
-import orjson
+import msgspec
 
+from stream.notes import parsed
 from stream.records import Record
 
 ID_HEADER = "sluice-id"
@@ -18,15 +19,15 @@ PLANS = 16
 class Reader:
     """Which records of one routed partition were taken before."""
 
-    def __init__(self, note: str = "") -> None:
-        """`note`: the commit metadata where reading starts, "" at a first start."""
-        self.seen: dict[str, int] = {}
-        if note:
-            self.seen.update(orjson.loads(note).get("seen", {}))
+    def __init__(self, note: str = "", topic_id: str = "") -> None:
+        """`note`: the commit metadata where reading starts, "" at a first start. `topic_id`: of the topic that is read."""
+        before = parsed(note)
+        self._note = msgspec.structs.replace(before, v=1, id=topic_id or before.id)
+        self.seen: dict[str, int] = dict(self._note.seen)
 
     def note(self) -> str:
         """The commit metadata that stands for all that was taken until now."""
-        return orjson.dumps({"v": 1, "seen": self.seen}).decode()
+        return msgspec.structs.replace(self._note, seen=self.seen).text()
 
     def take(self, topic: str, partition: int, record: Record) -> str | None:
         """The record's `sluice-id`, or None for one that was taken before. Records come in the order of their partition.
@@ -66,3 +67,21 @@ def _routed(record: Record) -> tuple[str, int, str] | None:
 
 def _epoch(plan: str) -> int:
     return int(plan.partition(".")[0])
+
+
+def origin_of(record: Record) -> str:
+    """The record's `sluice-id`; "" without one that can be read."""
+    return _header(record, ID_HEADER)
+
+
+def plan_epoch(record: Record) -> int:
+    """The epoch in the record's `sluice-plan`; 0 without one that can be read."""
+    try:
+        return _epoch(_header(record, PLAN_HEADER))
+    except ValueError:
+        return 0
+
+
+def _header(record: Record, name: str) -> str:
+    found = next((value for header, value in record.headers if header == name), None)
+    return (found or b"").decode(errors="replace")

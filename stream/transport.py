@@ -10,7 +10,7 @@ work, and a loop that is stuck should lose its membership rather than keep it by
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ import faust
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.consumer.fetcher import FetchError, FetchResult
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
-from aiokafka.errors import ConsumerStoppedError, NoOffsetForPartitionError, OffsetOutOfRangeError
+from aiokafka.errors import ConsumerStoppedError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from faust.exceptions import ConsumerNotStarted
 from faust.transport import consumer as faust_consumer
 from faust.transport.drivers import TRANSPORTS
@@ -29,7 +29,10 @@ from mode import Service
 from stream.assignment import Assignment, Partition, Work, WorkFailed
 from stream.commits import Commits, Committed, Fenced
 from stream.connection import KafkaConfig
+from stream.notes import parsed
 from stream.records import RecordBatch
+from stream.starting import NeedsStart, OffsetsGone, Starts, TopicMadeAnew
+from stream.topic_ids import topic_ids
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +46,12 @@ FETCHED_BYTES = 16 * 1024 * 1024
 """What aiokafka holds undecoded, of all partitions together: with many of them each gets less than FETCH_BYTES."""
 BATCH_RECORDS = 2000
 COMMIT_SECONDS = 1.0
+RETRY_SECONDS = 0.2
 DRAIN_SECONDS = 10.0
 LEAVE_SECONDS = 2.0
 FAULT_SECONDS = 1.0
+IDENTITY_SECONDS = 5.0
+"""How often it is asked whether the topics are still the ones that were assigned."""
 
 
 class BatchSchema(faust.Schema):  # type: ignore[misc]  # Faust is not typed for --strict
@@ -56,10 +62,6 @@ class BatchSchema(faust.Schema):  # type: ignore[misc]  # Faust is not typed for
 
     def loads_value(self, app: Any, message: Any, *, loads: Any = None, serializer: Any = None) -> Any:
         return message.value
-
-
-StartOffset = Callable[[TopicPartition], Awaitable[int | None]]
-"""Where a partition without a committed offset starts; None for its beginning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +76,13 @@ class Fetched:
 class Feed:
     """What an app of this driver needs beyond Faust's settings. Set as `app.feed` before the app starts."""
 
+    name: str
+    """Of the pipeline or stream."""
     kafka: KafkaConfig
     work: Work
     crash: Callable[[BaseException], None]
     budget_bytes: int
-    start_offset: StartOffset
+    starts: Starts
 
 
 class Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is untyped
@@ -112,6 +116,8 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
         self._aiokafka: AIOKafkaConsumer | None = None
         self._draining: asyncio.Task[None] | None = None
         self._opened = asyncio.Event()
+        self._topic_ids: dict[str, str] = {}
+        """Of each topic, the id under which this process has read it first."""
 
     async def on_start(self) -> None:
         feed = self._feed
@@ -208,28 +214,80 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
 
     async def perform_seek(self) -> None:
         """Faust calls this when the streams of a new assignment may flow: every partition is put where it goes on."""
-        feed, partitions = self._feed, [TopicPartition(*tp) for tp in self.assignment()]
+        partitions = [TopicPartition(*tp) for tp in self.assignment()]
         pin = self._pin
-        committed = await self._commits.fetch(partitions)
-        fresh = [tp for tp in partitions if tp not in committed]
-        beginnings = await self._kafka.beginning_offsets(fresh) if fresh else {}
-        starts = await asyncio.gather(*(feed.start_offset(tp) for tp in fresh))
-        for tp, chosen in zip(fresh, starts, strict=True):
-            committed[tp] = Committed(beginnings[tp] if chosen is None else chosen, "")
+        try:
+            places = await self._places(partitions)
+        except NeedsStart as error:
+            if not self._rebalancing and pin == self._pin:
+                self._feed.crash(error)
+            return
         if self._rebalancing or pin != self._pin:
             return  # the group has gone on meanwhile, and this is called again
         # From here on nothing is awaited: the positions and the assignment that reads from them change together.
+        feed = self._feed
         if self.current is not None:
             self.current.abandon("a new one begins")
         assignment = Assignment(pin, self._commits, feed.work, feed.crash, feed.budget_bytes)
         self._kafka._fetcher._max_partition_fetch_bytes = min(FETCH_BYTES, FETCHED_BYTES // max(1, len(partitions)))
-        for tp, at in committed.items():
+        for tp, at in places.items():
             self._kafka.seek(tp, at.offset)
-            assignment.open(tp, at)
+            assignment.open(tp, at, self._topic_ids.get(tp.topic, ""))
         self.current = assignment
         self.joined = True
         self._opened.set()
         log.info("Assigned in generation %s: %s.", pin.generation, describe(partitions))
+
+    async def _places(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Committed]:
+        """Where each partition goes on: at its committed offset, or where `Feed.starts` says. Raises NeedsStart."""
+        while True:
+            places = await self._commits.fetch(list(partitions))
+            await self._must_be_the_same_topics(places)
+            fresh = [tp for tp in partitions if tp not in places]
+            foreign: dict[TopicPartition, int | None] = {
+                tp: at.offset for tp, at in places.items() if parsed(at.note).v == 0
+            }
+            if not fresh and not foreign:
+                return places
+            begins = await self._kafka.beginning_offsets(fresh) if fresh else {}
+            try:
+                starts = await self._feed.starts(foreign | dict.fromkeys(fresh))
+            except NeedsStart:
+                if await self._commits.fetch(fresh):
+                    continue  # what was found was written meanwhile, by another owner who has committed before it wrote
+                raise
+            return places | {tp: Committed(begin, "") for tp, begin in begins.items()} | dict(starts)
+
+    async def _must_be_the_same_topics(self, places: Mapping[TopicPartition, Committed]) -> None:
+        """Raises TopicMadeAnew when a topic is not the one that this process, or whoever committed, has read. Asks until a
+        broker answers."""
+        while True:
+            try:
+                found = await topic_ids(self._kafka._client, self._kafka.subscription())
+                break
+            except KafkaError:
+                await asyncio.sleep(RETRY_SECONDS)
+        for topic, number in found.items():
+            self._topic_ids.setdefault(topic, number)
+        anew = {topic for topic, number in found.items() if number != self._topic_ids[topic]}
+        for tp, at in places.items():
+            before = parsed(at.note).id
+            if before and before != found.get(tp.topic, before):
+                anew.add(tp.topic)
+        if anew:
+            raise TopicMadeAnew(anew, self._feed.name)
+
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _watch_topics(self) -> None:
+        """A topic that is made anew under a running worker may have grown past its position already: reading on would skip
+        what is before it, without an error from anywhere."""
+        while not self.should_stop:
+            await asyncio.sleep(IDENTITY_SECONDS)
+            if self._aiokafka is not None and self._topic_ids:
+                try:
+                    await self._must_be_the_same_topics({})
+                except NeedsStart as error:
+                    self._feed.crash(error)
 
     # Records in
 
@@ -249,6 +307,9 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
                     continue
                 await self._until_fetched(hungry)
                 for tp in hungry:
+                    if _is_out_of_range(self._kafka._fetcher._records.get(tp)):
+                        await self._offsets_gone()
+                        return
                     # Nothing may be awaited between this and the taking: what is taken under an assignment that is gone is
                     # missing in the one that came after it.
                     if assignment.ended or assignment is not self.current:
@@ -260,6 +321,18 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
                         raise WorkFailed(partition.in_work(), error) from None
                     if batch is not None:
                         await self.callback(self._to_message(TP(*tp), Fetched(partition, batch)))
+
+    async def _offsets_gone(self) -> None:
+        """End the process for an offset that the log does not hold, naming every partition of the assignment where that is so."""
+        assignment = self.current
+        if assignment is None or assignment.ended:
+            return
+        tps = list(assignment.partitions)
+        begins, ends = await self._kafka.beginning_offsets(tps), await self._kafka.end_offsets(tps)
+        places = {tp: one.fetched_to for tp, one in assignment.partitions.items()}
+        gone = {tp: (at, begins[tp], ends[tp]) for tp, at in places.items() if not begins[tp] <= at <= ends[tp]}
+        if gone:
+            self._feed.crash(OffsetsGone(gone, self._feed.name))
 
     async def _wait_for(self, event: asyncio.Event) -> None:
         try:
@@ -283,7 +356,7 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
         """What aiokafka has fetched of a partition, at most BATCH_RECORDS of it. The same as its `fetched_records`, but for one
         partition, and without awaiting.
 
-        Raises OffsetsGone, Hole, and KafkaError for a partition that cannot be read.
+        Raises Hole, and KafkaError for a partition that cannot be read.
         """
         fetcher, tp = self._kafka._fetcher, partition.tp
         fetched = fetcher._records.get(tp)
@@ -292,8 +365,6 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
             fetcher._notify(fetcher._wait_consume_future)
             if isinstance(fetched._error, NoOffsetForPartitionError):
                 return None  # said before `perform_seek` chose the offset
-            if isinstance(fetched._error, OffsetOutOfRangeError):
-                raise OffsetsGone(fetched._error.args[0])
             fetched.check_raise()
         if not isinstance(fetched, FetchResult) or fetched._partition_records is None:
             fetcher._records.pop(tp, None)
@@ -423,15 +494,8 @@ def _as_it_is(_: TopicPartition, record: Any) -> Any:
     return record
 
 
-class OffsetsGone(Exception):
-    """The log no longer holds the offset where a partition should go on. Records may be lost: a person decides."""
-
-    def __init__(self, partitions: Mapping[TopicPartition, int]) -> None:
-        named = ", ".join(f"{tp.topic}/{tp.partition} at {offset}" for tp, offset in partitions.items())
-        super().__init__(
-            f"the log no longer holds the offset to go on from: {named}. Retention or a deleted topic took it. "
-            "Look what is missing; then stop the workers and set where the group goes on: kafka-consumer-groups --reset-offsets."
-        )
+def _is_out_of_range(fetched: Any) -> bool:
+    return isinstance(fetched, FetchError) and isinstance(fetched._error, OffsetOutOfRangeError)
 
 
 class Transport(stock_driver.Transport):  # type: ignore[misc]  # Faust is not typed for --strict

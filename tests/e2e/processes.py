@@ -90,19 +90,23 @@ async def until(holds: Callable[[], bool], seconds: float = 30, explain: Callabl
 
 
 async def produce(
-    brokers: str, topic: str, records: Mapping[int, Sequence[bytes | None]], max_request_size: int = 1_048_576
+    brokers: str,
+    topic: str,
+    records: Mapping[int, Sequence[bytes | None]],
+    max_request_size: int = 1_048_576,
+    timestamp: int | None = None,
 ) -> None:
-    """Partition → values, acknowledged by all replicas."""
+    """Partition → values, acknowledged by all replicas. `timestamp`: of all of them, in milliseconds; now without it."""
     producer = AIOKafkaProducer(bootstrap_servers=brokers, enable_idempotence=True, max_request_size=max_request_size)
     await producer.start()
     try:
         for partition, values in records.items():
             batch = producer.create_batch()
             for value in values:
-                if batch.append(timestamp=None, key=b"k", value=value) is None:
+                if batch.append(timestamp=timestamp, key=b"k", value=value) is None:
                     await (await producer.send_batch(batch, topic, partition=partition))
                     batch = producer.create_batch()
-                    batch.append(timestamp=None, key=b"k", value=value)
+                    batch.append(timestamp=timestamp, key=b"k", value=value)
             await (await producer.send_batch(batch, topic, partition=partition))
     finally:
         await producer.stop()

@@ -1,0 +1,135 @@
+"""`sluice start`: where a stopped pipeline or stream goes on, said by a person."""
+
+import asyncio
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime, time
+from itertools import groupby
+from typing import Literal
+
+from aiokafka import TopicPartition
+
+from sluice import logs
+from sluice.config import Config
+from sluice.config_rules import meant
+from sluice.exits import Exit, UserError
+from sluice.topics import answering
+from stream.app import GROUP_PREFIX
+from stream.commits import Committed
+from stream.group import Busy, Group
+from stream.starting import named
+
+Place = Literal["beginning", "end"] | datetime
+"""Where to begin; a time with its zone."""
+
+
+def run(config: Config, name: str, where: str) -> None:
+    """Set every partition of a pipeline or stream to `where` (see `parsed_place`), and print what that means. Blocks.
+
+    Raises UserError for an unknown name, a `where` that says nothing, topics that are missing, workers that are alive, and
+    a cluster that does not answer; then nothing is changed.
+    """
+    if name not in config.pipelines and name not in config.streams:
+        known = [*config.pipelines, *config.streams]
+        raise UserError(
+            f"no pipeline or stream is named {name}{meant(name, known)}; known: {', '.join(known)}", Exit.USAGE
+        )
+    place = parsed_place(where)
+    stream = config.streams.get(name)
+    if stream and stream.s3 and stream.s3.exactly_once:
+        raise UserError(
+            f"{name} goes on where its chain in the bucket ends, so that nothing is written twice; deliver again with another"
+            " stream, under a prefix of its own",
+            Exit.FAILED,
+        )
+    logs.silence()
+    before, after = asyncio.run(set_offsets(config, name, place))
+    for line in lines(before, after):
+        sys.stdout.write(line + "\n")
+    sys.stdout.write(_meaning(config, name, place) + "\n")
+
+
+def parsed_place(text: str) -> Place:
+    """`beginning`, `end`, or a time in ISO 8601 with Z or an offset; a date alone is its midnight in UTC. Raises UserError."""
+    match text:
+        case "beginning" | "end":
+            return text
+    try:
+        return datetime.combine(date.fromisoformat(text), time(), UTC)
+    except ValueError:
+        pass
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise UserError(
+            f"--from {text} says no place; give beginning, end, or a time such as 2026-11-22T10:00:00Z", Exit.USAGE
+        ) from None
+    if found.tzinfo is None:
+        raise UserError(
+            f"--from {text} does not say in which zone; write {text}Z for UTC, or an offset such as {text}+01:00",
+            Exit.USAGE,
+        )
+    return found
+
+
+async def set_offsets(
+    config: Config, name: str, place: Place
+) -> tuple[Mapping[TopicPartition, Committed], Mapping[TopicPartition, int]]:
+    """`run`, without a word: the offsets of the group before, and those that are set."""
+    topics = [config.pipelines[name].source] if name in config.pipelines else config.streams[name].topics
+    async with answering(config.kafka), Group(config.kafka, GROUP_PREFIX + name) as group:
+        found = await group.partitions(topics)
+        if missing := [topic for topic in topics if topic not in found]:
+            raise UserError(
+                f"topics are not there: {', '.join(missing)}; make them with `sluice topics FILE`", Exit.CONFIG
+            )
+        if count := await group.members():
+            raise _busy(config, name, count)
+        partitions = [tp for some in found.values() for tp in some]
+        before = await group.committed()
+        after = await _offsets(group, partitions, place)
+        try:
+            await group.set({tp: Committed(offset, "") for tp, offset in after.items()})
+        except Busy:
+            raise _busy(config, name, 1) from None
+    return before, after
+
+
+async def _offsets(group: Group, partitions: Sequence[TopicPartition], place: Place) -> dict[TopicPartition, int]:
+    if place == "beginning":
+        return await group.beginnings(partitions)
+    if place == "end":
+        return await group.ends(partitions)
+    return await group.at(partitions, max(0, math.ceil(place.timestamp() * 1000)))
+
+
+def _busy(config: Config, name: str, count: int) -> UserError:
+    workers = "a worker" if count == 1 else f"{count} workers"
+    return UserError(
+        f"{workers} of {name} may still be at work; stop all of them first. One that was killed counts for"
+        f" {config.kafka.session_seconds:g} s (kafka.session_seconds). Nothing was changed",
+        Exit.FAILED,
+    )
+
+
+def lines(before: Mapping[TopicPartition, Committed], after: Mapping[TopicPartition, int]) -> Iterable[str]:
+    """A line for each run of partitions with the same offsets: `raw.events/0-3: none → 0`."""
+
+    def change(tp: TopicPartition) -> tuple[str, str, int]:
+        return tp.topic, str(before[tp].offset) if tp in before else "none", after[tp]
+
+    for (_, old, new), partitions in groupby(sorted(after), change):
+        yield f"{named(partitions)}: {old} → {new}"
+
+
+def _meaning(config: Config, name: str, place: Place) -> str:
+    if name in config.pipelines:
+        what = "A new plan begins there at the next start: streams take every record again that it writes"
+    else:
+        what = f"{config.streams[name].kind} gets every record from there again"
+    if place == "end":
+        what += "; what lies before it is never processed, unless it was already"
+    elif place != "beginning":
+        what += "; what lies before it and was not processed never is"
+    return f"{name}: {what}."
