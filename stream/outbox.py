@@ -26,6 +26,8 @@ BATCH_BYTES = 1_000_000
 """A produce batch closes here: below the 1 MiB that brokers and topics take by default."""
 BATCH_OVERHEAD = 1024
 """Room for the batch's own header, so that a record that fits the limit fits in its batch too."""
+CLOSE_SECONDS = 3
+"""For closing connections: after a drain nothing is unacknowledged, and after a crash nothing more is wanted."""
 
 
 class ProduceRefused(Exception):
@@ -72,15 +74,16 @@ class Outbox:
         self._producer = producer
 
     async def stop(self) -> None:
-        """Give up what is unacknowledged and close. Does not wait for an unreachable broker longer than 5 s."""
+        """Give up what is unacknowledged and close. Does not wait for an unreachable broker longer than CLOSE_SECONDS."""
         if self._producer is None:
             return
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(CLOSE_SECONDS):
                 await self._producer.stop()
         except TimeoutError:
             log.warning(
-                "The producer did not close within 5 s; what it had not sent will be sent again by the next owner."
+                "The producer did not close within %s s; what it had not sent will be sent again by the next owner.",
+                CLOSE_SECONDS,
             )
 
     def pack(self, records: Iterable[Packed]) -> list[BatchBuilder]:

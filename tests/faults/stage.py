@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -93,13 +93,16 @@ class Stage:
         child.thaw()
         child.kill()
 
-    async def keep(self, count: int) -> None:
-        """Run `count` routers until cancelled; who ends is replaced at once, as a supervisor would."""
+    async def keep(self, count: int, command: Callable[[], Sequence[str]] = tuple) -> None:
+        """Run `count` routers until cancelled; who ends is replaced at once, as a supervisor would.
+
+        `command` says in place of which command the next one is run; none is `sluice worker`.
+        """
         running: dict[asyncio.Task[int], Child] = {}
         self.running: list[Child] = []
         while True:
             while len(running) < count:
-                child = await self.router()
+                child = await self.router(*command())
                 running[asyncio.create_task(child.process.wait())] = child
                 self.running.append(child)
             done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
