@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any
 
 from agents.dead_letters import DeadLetterDesk
-from agents.router import Router
 from pipeline.dead_letters import Sealer
 from pipeline.encryption import Encryption
 from pipeline.pipeline import Pipeline
@@ -113,7 +112,7 @@ STAGES: dict[str, tuple[Patch, int]] = {
     "route": (_compiled("_choose_routes"), BATCHES),
     "encrypt": (_method(Encryption, "__call__"), BATCHES),
     "encode": (_compiled("_codec.encode"), RECORDS),
-    "pack": (_method(Router, "_pack"), BATCHES),
+    "pack": (_method(Outbox, "pack"), BATCHES),
     "seal": (_method(Sealer, "seal"), FEW),
     "dead-letters": (_waiting(DeadLetterDesk, "send"), BATCHES),
     "outbox": (_waiting(Outbox, "send"), BATCHES),

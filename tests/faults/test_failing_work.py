@@ -11,6 +11,8 @@ from tests.faults.stage import WORKER, Progress, background, stage
 
 FAILING = ("-m", "tests.faults.failing_router")
 WORKERS = 2
+OUTSIDE_WORK = {"fetch", "commit"}
+"""Stages whose failure is that of no partition's work."""
 
 
 async def test_an_exception_in_any_stage_loses_nothing(
@@ -30,6 +32,10 @@ async def test_an_exception_in_any_stage_loses_nothing(
         raised = [line for child in on.children for line in child.output.splitlines() if line.startswith("raised in ")]
         found = await on.judge()
     assert {line.removeprefix("raised in ") for line in raised} == set(order), raised
+    for child in on.children:
+        stages = {stage for stage in STAGES if f"raised in {stage}\n" in child.output}
+        if stages - OUTSIDE_WORK:
+            assert f"In work, not settled: {on.raw}/" in child.output, child.tail()
     assert set(on.ended) == {Exit.INTERNAL}, on.ended
     assert found.repeats > 0, "nothing was done again: no exception fell between a produce and its commit"
     assert found.records >= seconds(3_000, 20_000)
