@@ -55,7 +55,7 @@ async def to_topic(
     """
     producer = AIOKafkaProducer(
         bootstrap_servers=brokers, acks="all", enable_idempotence=True, max_batch_size=500_000, linger_ms=0,
-        request_timeout_ms=20_000, **(client or {}),
+        request_timeout_ms=10_000, **(client or {}),
     )  # fmt: skip
     await producer.start()
     try:

@@ -7,6 +7,7 @@ the one before is acknowledged, and a refused batch is an error that ends the pr
 
 import asyncio
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
@@ -17,6 +18,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from stream.connection import KafkaConfig
 from stream.records import Headers
+from stream.timeouts import REQUEST_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -62,10 +64,12 @@ class Outbox:
             max_batch_size=min(BATCH_BYTES, self.max_record_bytes),
             max_request_size=self._kafka.max_message_bytes + BATCH_OVERHEAD,
             compression_type=None if self._kafka.compression == "none" else self._kafka.compression,
-            # Above the broker's session (a failover takes that long), and short enough to give up on a frozen broker.
-            request_timeout_ms=15_000,
+            request_timeout_ms=int(REQUEST_SECONDS * 1000),
             metadata_max_age_ms=30_000,
         )
+        # A batch that waits for a leader would be failed after `request_timeout_ms`, though it may stand in the log already and
+        # its sequence number is taken: nothing could be sent to that partition any more.
+        producer._message_accumulator._batch_ttl = math.inf
         try:
             await producer.start()
         except BaseException:

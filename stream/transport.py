@@ -33,6 +33,7 @@ from stream.notes import parsed
 from stream.records import RecordBatch
 from stream.starting import NeedsStart, OffsetsGone, Starts, TopicMadeAnew
 from stream.topic_ids import topic_ids
+from stream.timeouts import REQUEST_SECONDS, give_joins_time
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +123,7 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
     async def on_start(self) -> None:
         feed = self._feed
         session = int(feed.kafka.session_seconds * 1000)
+        rebalance = max(session, int(DRAIN_SECONDS * 2000))
         kafka = AIOKafkaConsumer(
             **feed.kafka.client_arguments(),
             group_id=self.app.conf.id,
@@ -132,8 +134,8 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
             partition_assignment_strategy=[RoundRobinPartitionAssignor],
             session_timeout_ms=session,
             heartbeat_interval_ms=min(3000, session // 10),
-            rebalance_timeout_ms=max(session, int(DRAIN_SECONDS * 2000)),
-            request_timeout_ms=max(session, 40_000),
+            rebalance_timeout_ms=rebalance,
+            request_timeout_ms=int(REQUEST_SECONDS * 1000),
             # A member that fetches nothing for this long leaves its group for good; members that stand by are wanted.
             max_poll_interval_ms=2_000_000_000,
             fetch_max_wait_ms=int(FETCH_WAIT_SECONDS * 1000),
@@ -142,6 +144,7 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
             metadata_max_age_ms=10_000,
         )
         await kafka.start()
+        give_joins_time(kafka, rebalance / 1000 + REQUEST_SECONDS)
         self._aiokafka = kafka
         self._commits = Commits(kafka)
 

@@ -114,9 +114,10 @@ class Stage:
 
     # Progress
 
-    async def settled(self) -> int:
-        """The sum of the committed offsets of the raw topic."""
-        return sum(at for tp, (at, _) in (await committed(self.brokers, self.group)).items() if tp.topic == self.raw)
+    async def settled(self, brokers: str | None = None) -> int:
+        """The sum of the committed offsets of the raw topic, by way of `brokers` if given."""
+        found = await committed(brokers or self.brokers, self.group)
+        return sum(at for tp, (at, _) in found.items() if tp.topic == self.raw)
 
     async def until_done(self, seconds: float = 120) -> None:
         """Wait until the committed offset of every partition is at its end. Fails after `seconds`."""

@@ -107,3 +107,61 @@ async def test_all_brokers_are_restarted_one_after_the_other(
     assert any("coordinator" in one for one in stopped), stopped
     assert max(pauses) <= LONGEST_SECONDS, pauses
     seen("F-07", "rolling restart of three brokers (SIGTERM)", found, f"{len(pauses)} restarts", max(pauses))
+
+
+async def test_two_of_three_brokers_are_down_for_a_while(
+    cluster: LocalKafka, name: str, tmp_path: Path, chance: random.Random, seconds: Callable[[float, float], float],
+    seen: Callable[..., None],
+) -> None:  # fmt: skip
+    outage = seconds(10, 120)
+    async with under_load(cluster, tmp_path, name, chance) as (on, progress, devices):
+        down = chance.sample([0, 1, 2], 2)
+        for broker in down:
+            cluster.kill(broker)
+        await asyncio.sleep(4)  # what was acknowledged before becomes visible; then nothing more may be
+        begun, before = time.monotonic(), len(progress.samples)
+        await asyncio.sleep(outage)
+        assert len(progress.samples) == before, "records were acknowledged with one replica of three"
+        for broker in down:
+            cluster._launch(broker)
+        await whole(cluster)
+        back = time.monotonic()
+        await until(lambda: len(progress.samples) > before, 60, devices.tail)
+        recovered = time.monotonic() - back
+        assert progress.samples[before][0] - begun >= outage
+        settled = await on.settled()
+        print(
+            f"two of three down for {outage + 4:.0f} s; progress {recovered:.1f} s after all were in sync; {settled} settled"
+        )
+    found = await on.judge()
+    pause = progress.longest_pause()
+    assert recovered <= LONGEST_SECONDS
+    seen("F-08", "two of three brokers down", found, f"no acknowledgement for {outage:.0f} s", pause)
+
+
+async def test_a_broker_freezes_and_keeps_its_connections(
+    cluster: LocalKafka, name: str, tmp_path: Path, chance: random.Random, seconds: Callable[[float, float], float],
+    seen: Callable[..., None],
+) -> None:  # fmt: skip
+    length = seconds(12, 20)
+    # A session longer than what a request may take: the workers find the new coordinator before it gives them up.
+    async with under_load(cluster, tmp_path, name, chance, session=20) as (on, progress, _):
+        frozen = await coordinator(cluster.bootstrap, on.group)
+        was = await role(cluster, on, frozen)
+        begun = time.monotonic()
+        cluster.pause(frozen)
+        try:
+            await until_led_by_others(cluster, frozen)
+            others = ",".join(one for index, one in enumerate(on.brokers.split(",")) if index != frozen)
+            before = await on.settled(others)
+            await asyncio.sleep(max(0.0, begun + length - time.monotonic()))
+            await until(lambda: progress.samples[-1][0] > begun + length, 20)
+            after = await on.settled(others)
+        finally:
+            cluster.resume(frozen)
+        pause = progress.longest_pause(begun)
+        print(f"froze broker {frozen} ({was}): {pause:.1f} s without progress, {after - before} committed meanwhile")
+    found = await on.judge()
+    assert after > before, "nothing was committed through another coordinator"
+    assert pause <= 2 * LONGEST_SECONDS
+    seen("F-06", "a broker frozen (SIGSTOP)", found, f"{was}; commits went on through another", pause)

@@ -1,0 +1,199 @@
+"""The network between routers and the broker is cut or loses the answers: the one that was cut off moves no foreign offset."""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+
+from sluice.local_kafka import LocalKafka, _free_ports
+from tests.e2e.processes import Child, committed, until
+from tests.faults.proxy import Proxy
+from tests.faults.stage import WORKER, Progress, Stage, background, stage
+
+RATE = 2000
+SESSION = 3.0
+BACK_SECONDS = 30.0
+"""From the end of a fault to progress: a request that nobody answered is waited for 10 s, and a connection then 10 s more."""
+
+
+class Ways(NamedTuple):
+    """Two ways to one broker."""
+
+    direct: str
+    proxied: int
+    """The port that the broker advertises to whoever comes through the proxy: where the proxy has to listen."""
+    behind: int
+
+
+@pytest.fixture(scope="module")
+def ways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ways]:
+    kafka = LocalKafka(tmp_path_factory.mktemp("far") / "kafka")
+    behind, proxied = _free_ports(2)
+    usual = kafka._broker_properties(0)
+    kafka._properties |= {
+        "listeners": f"{usual['listeners']},FAR://127.0.0.1:{behind}",
+        "advertised.listeners": f"{usual['advertised.listeners']},FAR://127.0.0.1:{proxied}",
+        "listener.security.protocol.map": f"{usual['listener.security.protocol.map']},FAR:PLAINTEXT",
+    }
+    with kafka:
+        yield Ways(kafka.bootstrap, proxied, behind)
+
+
+class Offsets:
+    """Watches the committed offsets of a group, in the background: they must never go back."""
+
+    def __init__(self, on: Stage) -> None:
+        self._on = on
+        self.looks = 0
+        self.backward: list[str] = []
+
+    async def watch(self) -> None:
+        highest: dict[TopicPartition, int] = {}
+        while True:
+            with contextlib.suppress(KafkaError):
+                found = await committed(self._on.brokers, self._on.group)
+                self.looks += 1
+                for tp, (at, _) in found.items():
+                    if at < highest.get(tp, 0):
+                        self.backward.append(f"{tp.topic}/{tp.partition} from {highest[tp]} to {at}")
+                    highest[tp] = at
+            await asyncio.sleep(0.1)
+
+
+@asynccontextmanager
+async def behind_the_proxy(
+    ways: Ways, folder: Path, name: str, chance: random.Random, routers: int, session: float = SESSION
+) -> AsyncIterator[tuple[Stage, Proxy, Progress]]:
+    """`routers` at steady work through the proxy. Afterwards the load ends and all is settled; no offset went back."""
+    async with (
+        Proxy(ways.proxied, ways.behind) as proxy,
+        stage(folder, ways.direct, name, session=session, worker_brokers=f"127.0.0.1:{ways.proxied}") as on,
+        background(on.keep(routers)),
+        Progress(on.brokers, on.routed, len(on.partitions)) as progress,
+    ):
+        offsets = Offsets(on)
+        async with background(offsets.watch()):
+            await until(lambda: len(on.running) == routers and all(map(assigned, on.running)), 60)
+            devices = await on.devices(RATE, seed=chance.randrange(1000))
+            await until(lambda: progress.total > RATE, 60, devices.tail)
+            yield on, proxy, progress
+            await on.stop_devices(devices)
+            await on.until_done()
+        assert offsets.looks > 10
+        assert not offsets.backward, f"committed offsets went back: {offsets.backward}"
+        assert not on.ended, f"routers ended by themselves: {on.ended}\n{on.children[-1].tail()}"
+
+
+def assigned(child: Child) -> bool:
+    return "Assigned in generation" in child.output
+
+
+async def direct_router(on: Stage) -> Child:
+    """A router that does not go through the proxy, in the same group."""
+    settings = yaml.safe_load(on.file.read_text())
+    settings["kafka"]["brokers"] = on.brokers.split(",")
+    file = on.folder / f"{on.name}-direct.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    return await on.start("router-direct", *WORKER, str(file), on.name)
+
+
+async def progress_is_back(progress: Progress, since: float) -> float:
+    """Seconds until the routed topics grow again after `since`. Fails after BACK_SECONDS."""
+    await until(lambda: progress.samples[-1][0] > since, BACK_SECONDS)
+    return next(at for at, _ in progress.samples if at > since) - since
+
+
+async def cut_off_and_replaced(
+    ways: Ways, folder: Path, name: str, chance: random.Random, length: float, seen: Callable[..., None]
+) -> None:
+    async with behind_the_proxy(ways, folder, name, chance, 1) as (on, proxy, progress):
+        heir = await direct_router(on)
+        await heir.says("Assigned in generation")
+        near = on.running[0]
+        await near.says("Assigned in generation", times=2)  # shared between the two
+        await asyncio.sleep(2)
+        begun = time.monotonic()
+        proxy.set("blackhole")
+        # Takes over within session and rebalance, long before the other one is back; and gets on alone.
+        await heir.says("[0, 1, 2, 3, 4, 5]", seconds=SESSION + 25)
+        taken = time.monotonic() - begun
+        total = progress.total
+        await until(lambda: progress.total > total, 20)
+        await asyncio.sleep(max(0.0, begun + length - time.monotonic()))
+        proxy.set("pass")
+        await near.says("abandoned", seconds=60)
+        assert proxy.held > 0, "nothing was held up"
+        await near.says("Assigned in generation", times=3, seconds=60)
+        assert heir.process.returncode is None, heir.tail()
+        print(f"cut off for {length:.0f} s: taken over after {taken:.1f} s; {proxy.held} pieces held up")
+    found = await on.judge()
+    why = next(line for line in near.output.splitlines() if "abandoned" in line).rpartition("abandoned: ")[2]
+    seen("F-10", f"a router cut off for {length:.0f} s, another takes over", found, why, progress.longest_pause())
+
+
+async def all_cut_off(
+    ways: Ways, folder: Path, name: str, chance: random.Random, length: float, seen: Callable[..., None]
+) -> None:
+    async with behind_the_proxy(ways, folder, name, chance, 2) as (on, proxy, progress):
+        proxy.set("blackhole")
+        await asyncio.sleep(length)
+        proxy.set("pass")
+        back = await progress_is_back(progress, time.monotonic())
+        assert proxy.held > 0, "nothing was held up"
+        print(f"all cut off for {length:.0f} s: progress {back:.1f} s after; {proxy.held} pieces held up")
+    found = await on.judge()
+    assert progress.longest_pause() >= length * 0.9, "there was progress while all were cut off"
+    seen(
+        "F-10",
+        f"all routers cut off for {length:.0f} s",
+        found,
+        f"{proxy.held} pieces held up",
+        progress.longest_pause(),
+    )
+
+
+async def test_a_router_is_cut_off_for_longer_than_its_session_and_another_takes_over(
+    ways: Ways, name: str, tmp_path: Path, chance: random.Random, seconds: Callable[[float, float], float],
+    seen: Callable[..., None],
+) -> None:  # fmt: skip
+    for number, length in enumerate([6] if seconds(0, 1) == 0 else [10, 45, 300]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        await cut_off_and_replaced(ways, folder, f"{name}-{number}", chance, length, seen)
+
+
+async def test_all_routers_are_cut_off(
+    ways: Ways, name: str, tmp_path: Path, chance: random.Random, seconds: Callable[[float, float], float],
+    seen: Callable[..., None],
+) -> None:  # fmt: skip
+    await all_cut_off(ways, tmp_path, name, chance, seconds(6, 45), seen)
+
+
+async def test_answers_are_lost_while_requests_arrive(
+    ways: Ways, name: str, tmp_path: Path, chance: random.Random, seconds: Callable[[float, float], float],
+    seen: Callable[..., None],
+) -> None:  # fmt: skip
+    times, swallowed = int(seconds(3, 15)), []
+    async with behind_the_proxy(ways, tmp_path, name, chance, 2, session=10) as (on, proxy, progress):
+        for _ in range(times):
+            before = proxy.swallowed
+            proxy.set("swallow")
+            await asyncio.sleep(chance.uniform(0.5, 3))
+            proxy.set("pass")
+            swallowed.append(proxy.swallowed - before)
+            await progress_is_back(progress, time.monotonic())
+            await asyncio.sleep(chance.uniform(0.5, 2))
+        print(f"bytes of answers lost: {swallowed}")
+    found = await on.judge()
+    assert min(swallowed) > 0, "there was a time without an answer to lose: nothing was shown"
+    evidence = f"{times} times, {sum(swallowed):,} bytes of answers lost"
+    seen("F-11", "requests arrive, answers are lost", found, evidence, progress.longest_pause())
