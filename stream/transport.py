@@ -32,8 +32,8 @@ from stream.connection import KafkaConfig
 from stream.notes import parsed
 from stream.records import RecordBatch
 from stream.starting import NeedsStart, OffsetsGone, Starts, TopicMadeAnew
-from stream.topic_ids import topic_ids
 from stream.timeouts import REQUEST_SECONDS, give_joins_time
+from stream.topic_ids import topic_ids
 
 log = logging.getLogger(__name__)
 
