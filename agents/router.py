@@ -82,6 +82,7 @@ class Router:
         if not await self._until_counterparts(partition):
             return
         note, plan = await self._adopt_plan(partition)
+        partition.settle_gaps()
         async with asyncio.TaskGroup() as group:
             sending: asyncio.Task[None] | None = None
             async for batch in partition:

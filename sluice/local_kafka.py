@@ -279,6 +279,7 @@ class LocalKafka:
             "controller.quorum.election.timeout.ms": "500",
             "controller.quorum.fetch.timeout.ms": "1000",
             "log.cleaner.dedupe.buffer.size": "2097152",  # 128 MB by default, touched at start
+            "log.cleaner.backoff.ms": "500",  # 15000 by default: how often it looks for what to compact
             "num.io.threads": "4",
             "num.network.threads": "2",
             **self._properties,

@@ -75,6 +75,7 @@ class Partition:
         self._inbox: deque[RecordBatch] = deque()
         self._arrived = asyncio.Event()
         self.closed = False
+        self._settles_gaps = False
         self._ending = asyncio.Event()
         self._arrivals: deque[tuple[int, float]] = deque()
         """Of each batch that is not settled: one past its last record, and when it was fetched (time.monotonic())."""
@@ -94,6 +95,7 @@ class Partition:
             raise Hole(f"{self.topic}/{self.number}: fetched from {start}, expected {self.fetched_to}")
         self.fetched_to = end
         if not records:
+            self._pass_gap()
             return None
         batch = RecordBatch(self.topic, self.number, records, self._batched_to, end)
         self._batched_to = end
@@ -192,6 +194,21 @@ class Partition:
         while self._arrivals and self._arrivals[0][0] <= self.offset:
             self._arrivals.popleft()
         self.release(released)
+        self._pass_gap()
+
+    def settle_gaps(self) -> None:
+        """From now on offsets that hold no record settle with no record behind them: transaction markers, what was aborted.
+
+        Else retention may take them from under a committed offset, and the next start finds it out of range with nothing lost.
+        Not for who keeps the offsets of its cuts elsewhere, as the S3 chain does: a cut begins where the one before it ended.
+        """
+        self._settles_gaps = True
+        self._pass_gap()
+
+    def _pass_gap(self) -> None:
+        if self._settles_gaps and self.idle and self.fetched_to > self.offset:
+            self._watermark.settle(self._watermark.begin(self.fetched_to), self.note)
+            self._batched_to = self._delivered_to = self.fetched_to
 
     def release(self, count: int) -> None:
         """`count` bytes of this partition's records are no longer held."""

@@ -131,3 +131,41 @@ async def test_a_partition_that_holds_its_share_is_not_fetched_and_is_again_once
     assert assignment.relief.is_set()
     assert set(assignment.hungry()) == set(assignment.partitions)
     await assignment.drain(1)
+
+
+async def test_offsets_without_a_record_settle_by_themselves_once_nothing_is_before_them() -> None:
+    commits = FakeCommits()
+    assignment, crashes = opened(commits)
+    partition = assignment.partitions[TP]
+    partition.fetched([], 10, 12)
+    assert partition.offset == 10, "whoever has not asked for it keeps its offsets"
+    partition.settle_gaps()
+    assert partition.offset == 12
+    batch = partition.fetched(records(3), 12, 15)
+    assert batch is not None
+    partition.deliver(batch)
+    partition.fetched([], 15, 20)
+    assert partition.offset == 12, "a marker passed what is in work before it"
+    span = partition.begin(batch.end)
+    assert partition.offset == 12
+    partition.settle(span, "of the batch", batch.bytes)
+    assert (partition.offset, partition.note) == (20, "of the batch")
+    following = partition.fetched(records(1), 20, 21)
+    assert following is not None
+    partition.deliver(following)
+    assert following.start == 20
+    assert not crashes
+    await assignment.commit()
+    assert commits.stored == [{TP: Committed(20, "of the batch")}]
+    await assignment.drain(1)
+
+
+async def test_offsets_without_a_record_behind_a_batch_that_still_waits_do_not_settle() -> None:
+    assignment, _ = opened(FakeCommits())
+    partition = assignment.partitions[TP]
+    partition.settle_gaps()
+    partition.fetched(records(3), 10, 13)  # on its way through Faust's queues: not begun
+    partition.fetched([], 13, 20)
+    assert partition.offset == 10
+    await assignment.drain(1)
+    assert partition.offset == 10
