@@ -5,7 +5,8 @@
         kafka.kill(0)
         kafka.restart(0)
 
-It listens on 127.0.0.1 alone, in clear, and does not flush its disk: never a place for data that matters.
+It listens on 127.0.0.1 alone, in clear unless listeners are added, and does not flush its disk: never a place for data that
+matters.
 """
 
 import asyncio
@@ -56,7 +57,8 @@ class LocalKafka:
 
     `root` must not exist, or be empty. As a context manager it starts the brokers, and in the end ends them and removes
     `root`, unless `keep`. `optimise` lets the JVM's second compiler work: for throughput figures. `properties` (of a
-    broker) are added to the usual ones, or replace them.
+    broker) are added to the usual ones, or replace them. `listeners`: names, in capitals, and protocols of more listeners for
+    clients; how they are secured is said in `properties`.
 
     The brokers end with the process that made them, even by kill -9 (on Linux; elsewhere only by `stop`).
     Methods block, for `timeout` seconds at most: in an event loop call them by `asyncio.to_thread`. Not thread-safe.
@@ -70,22 +72,26 @@ class LocalKafka:
         optimise: bool = False,
         keep: bool = False,
         properties: Mapping[str, str] | None = None,
+        listeners: Mapping[str, str] | None = None,
     ) -> None:
         self.root = root.resolve()
         self._jvm: tuple[str, ...] = _JVM if optimise else (*_JVM, _QUICK_START)
         self._keep, self._properties = keep, dict(properties or {})
+        self._protocols = {"PLAIN": "PLAINTEXT", "CTRL": "PLAINTEXT", **(listeners or {})}
         self._installation: Installation | None = None
         self._formatted = False
-        ports = _free_ports(2 * brokers)
-        self._ports = [
-            {"PLAIN": plain, "CTRL": control} for plain, control in zip(ports[::2], ports[1::2], strict=True)
-        ]
+        ports = iter(_free_ports(len(self._protocols) * brokers))
+        self._ports = [{name: next(ports) for name in self._protocols} for _ in range(brokers)]
         self._processes: list[subprocess.Popen[bytes] | None] = [None] * brokers
 
     @property
     def bootstrap(self) -> str:
         """`host:port` of every broker, comma-separated: what clients call bootstrap servers."""
-        return ",".join(f"127.0.0.1:{ports['PLAIN']}" for ports in self._ports)
+        return self.listener("PLAIN")
+
+    def listener(self, name: str) -> str:
+        """The bootstrap servers of one listener: PLAIN, or one of those that `listeners` added."""
+        return ",".join(f"127.0.0.1:{ports[name]}" for ports in self._ports)
 
     @property
     def pids(self) -> list[int | None]:
@@ -259,8 +265,10 @@ class LocalKafka:
             "controller.listener.names": "CTRL",
             "inter.broker.listener.name": "PLAIN",
             "listeners": ",".join(f"{name}://127.0.0.1:{port}" for name, port in ports.items()),
-            "advertised.listeners": f"PLAIN://127.0.0.1:{ports['PLAIN']}",
-            "listener.security.protocol.map": "PLAIN:PLAINTEXT,CTRL:PLAINTEXT",
+            "advertised.listeners": ",".join(
+                f"{name}://127.0.0.1:{port}" for name, port in ports.items() if name != "CTRL"
+            ),
+            "listener.security.protocol.map": ",".join(f"{name}:{one}" for name, one in self._protocols.items()),
             "log.dirs": str(self._home(index) / "data"),
             "auto.create.topics.enable": "false",
             "unclean.leader.election.enable": "false",

@@ -14,10 +14,12 @@ from sluice import logs
 from sluice.config import Config
 from sluice.config_rules import meant
 from sluice.exits import Exit, UserError
-from sluice.topics import answering
+from sluice.topics import answering, cluster
+from sluice.wiring import needs
 from stream.app import GROUP_PREFIX
 from stream.commits import Committed
 from stream.group import Busy, Group
+from stream.permissions import NotAllowed, Operation
 from stream.starting import named
 
 Place = Literal["beginning", "end"] | datetime
@@ -78,7 +80,14 @@ async def set_offsets(
 ) -> tuple[Mapping[TopicPartition, Committed], Mapping[TopicPartition, int]]:
     """`run`, without a word: the offsets of the group before, and those that are set."""
     topics = [config.pipelines[name].source] if name in config.pipelines else config.streams[name].topics
-    async with answering(config.kafka), Group(config.kafka, GROUP_PREFIX + name) as group:
+    group_id = GROUP_PREFIX + name
+    rights = [
+        one for one in needs(config, [name]) if one.operation is Operation.READ and one.name in (*topics, group_id)
+    ]
+    async with cluster(config.kafka) as known:
+        if lacking := await known.missing_rights(rights):
+            raise UserError(str(NotAllowed(config.kafka, lacking)), Exit.CONFIG)
+    async with answering(config.kafka), Group(config.kafka, group_id) as group:
         found = await group.partitions(topics)
         if missing := [topic for topic in topics if topic not in found]:
             raise UserError(

@@ -1,19 +1,19 @@
 """`sluice topics`: makes the topics that a config needs, or compares those that are there; and says how it went."""
 
 import asyncio
-import logging
-import ssl
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.errors import KafkaError
 
 from sluice import logs
 from sluice.config import Config
 from sluice.exits import Exit, UserError
 from sluice.wiring import topic_specs
 from stream.connection import KafkaConfig
+from stream.diagnosis import Unreachable
+from stream.permissions import NotAllowed
 from stream.topics import Topics, TopicState
 
 SIGNS = {"ok": "✓", "created": "✓", "grown": "✓", "missing": "✗", "differs": "✗", "failed": "✗"}
@@ -50,32 +50,18 @@ async def cluster(kafka: KafkaConfig) -> AsyncIterator[Topics]:
 @asynccontextmanager
 async def answering(kafka: KafkaConfig) -> AsyncIterator[None]:
     """Around what asks the cluster: raises UserError, with a remedy, when it cannot be reached or refuses to answer."""
-    with _LastError() as last:
-        try:
-            yield
-        except KafkaConnectionError:
-            raise UserError(unreachable(kafka, last.text), Exit.UNAVAILABLE) from None
-        except KafkaError as error:
-            reason = str(error) or type(error).__name__
-            remedy = (
-                f"see that user {kafka.security.username} may" if kafka.security.username else "see that Sluice may"
-            )
-            text = f"the cluster at {kafka.bootstrap} does not answer as it should: {reason}"
-            raise UserError(f"{text}; {remedy} do this there (docs/operating.md)", Exit.UNAVAILABLE) from None
-        except (ssl.SSLError, FileNotFoundError, PermissionError) as error:
-            text = f"the files of kafka.security cannot be used: {error.strerror or error}"
-            raise UserError(f"{text}; correct ca, certificate and key", Exit.CONFIG) from None
-        except TimeoutError:
-            text = f"the cluster at {kafka.bootstrap} did not answer in time"
-            raise UserError(f"{text}; see that all of its brokers run, then try again", Exit.UNAVAILABLE) from None
-
-
-def unreachable(kafka: KafkaConfig, why: str = "") -> str:
-    """One sentence on a cluster that does not answer."""
-    reason = f" ({why})" if why else ""
-    return (
-        f"no Kafka broker answers at {kafka.bootstrap}{reason}; start it, or correct kafka.brokers and kafka.security"
-    )
+    try:
+        yield
+    except Unreachable as error:
+        raise UserError(str(error), Exit.CONFIG if error.final else Exit.UNAVAILABLE) from None
+    except NotAllowed as error:
+        raise UserError(str(error), Exit.CONFIG) from None
+    except KafkaError as error:
+        text = f"the cluster at {kafka.bootstrap} does not answer as it should: {str(error) or type(error).__name__}"
+        raise UserError(f"{text}; see that all of its brokers run, then try again", Exit.UNAVAILABLE) from None
+    except TimeoutError:
+        text = f"the cluster at {kafka.bootstrap} did not answer in time"
+        raise UserError(f"{text}; see that all of its brokers run, then try again", Exit.UNAVAILABLE) from None
 
 
 def remedy(state: TopicState) -> str:
@@ -89,29 +75,3 @@ def remedy(state: TopicState) -> str:
             return "; see that Sluice may create topics, then try again"
         case _:
             return ""
-
-
-class _LastError(logging.Handler):
-    """aiokafka logs why a broker could not be reached, and raises something that does not say."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-        self.text = ""
-        self._logger = logging.getLogger("aiokafka")
-
-    def emit(self, record: logging.LogRecord) -> None:
-        arguments = record.args if isinstance(record.args, tuple) else ()
-        error = next((one for one in arguments if isinstance(one, BaseException)), None)
-        if error is not None and not isinstance(error, KafkaConnectionError):
-            self.text = str(error) or type(error).__name__
-
-    def __enter__(self) -> "_LastError":
-        self._before = self._logger.level, self._logger.propagate
-        self._logger.setLevel(logging.ERROR)
-        self._logger.propagate = False
-        self._logger.addHandler(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._logger.level, self._logger.propagate = self._before
-        self._logger.removeHandler(self)

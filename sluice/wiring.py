@@ -24,8 +24,9 @@ from sinks.http import HttpSink
 from sinks.kinesis import KinesisSink
 from sinks.s3 import S3Sink
 from sluice.config import Config, StreamConfig
-from stream.app import Workload
+from stream.app import GROUP_PREFIX, Workload
 from stream.outbox import Outbox
+from stream.permissions import Need, Operation
 from stream.reference import Apply
 from stream.topics import TopicSpec, spec
 
@@ -147,3 +148,30 @@ def topic_specs(config: Config, names: Sequence[str] | None = None) -> list[Topi
         for one in config.reference.values():
             wanted.setdefault(one.topic, spec(kafka, one.topic, compacted=True))
     return list(wanted.values())
+
+
+def needs(config: Config, names: Sequence[str]) -> list[Need]:
+    """What a worker of these pipelines and streams has to be allowed on the cluster.
+
+    A router reads what it has written when a partition has lost its offset, or was given another one.
+    """
+    read: dict[str, None] = {}
+    write: dict[str, None] = {}
+    routed = config.routed_topics()
+    for name in names:
+        if name in config.pipelines:
+            pipeline = config.pipelines[name]
+            read[pipeline.source] = None
+            read |= dict.fromkeys(config.reference[rule.source].topic for rule in pipeline.enrich)
+            written = [*(topic for topic, writer in routed.items() if writer == name), f"{name}.dlq"]
+            read |= dict.fromkeys(written)
+            write |= dict.fromkeys(written)
+        else:
+            read |= dict.fromkeys(config.streams[name].topics)
+            write[f"{name}.dlq"] = None
+    return [
+        *(Need("topic", topic, Operation.READ) for topic in read),
+        *(Need("topic", topic, Operation.WRITE) for topic in write),
+        *(Need("topic", topic, Operation.DESCRIBE_CONFIGS) for topic in read | write),
+        *(Need("group", GROUP_PREFIX + name, Operation.READ) for name in names),
+    ]

@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.errors import KafkaError
 
 from sinks.contract import Sink
 from sluice import __version__, crashes
@@ -16,11 +16,13 @@ from sluice.config import Config
 from sluice.exits import Exit, UserError
 from sluice.keys import loaded
 from sluice.topics import remedy
-from sluice.wiring import Wired, topic_specs, wire
+from sluice.wiring import Wired, needs, topic_specs, wire
 from stream import metrics
 from stream.app import Worker
 from stream.assignment import flattened
+from stream.diagnosis import Unreachable
 from stream.outbox import Outbox
+from stream.permissions import NotAllowed
 from stream.reference import ReferenceReader
 from stream.starting import NeedsStart
 from stream.status import StatusServer
@@ -69,9 +71,9 @@ async def _run(config: Config, names: Sequence[str]) -> None:
         async with _dependencies(config, names, outbox, wired, stopping):
             if not stopping.is_set():
                 await _work(worker, reference, stopping)
-    except Exception as error:
+    except BaseException as error:  # a WorkFailed is no Exception
         for one in flattened(error):
-            if isinstance(one, NeedsStart):
+            if isinstance(one, NeedsStart | NotAllowed):
                 raise UserError(str(one), Exit.CONFIG) from None
         raise
     finally:
@@ -156,17 +158,19 @@ async def _patiently(look: Callable[[], Awaitable[None]], stopping: asyncio.Even
 async def _look_at_topics(config: Config, names: Sequence[str]) -> None:
     try:
         async with Topics(config.kafka) as topics:
+            if missing := await topics.missing_rights(needs(config, names)):
+                raise NotAllowed(config.kafka, missing)
             states = await topics.compare(topic_specs(config, names))
-    except KafkaConnectionError:
-        raise _Unavailable(
-            f"no Kafka broker answers at {config.kafka.bootstrap}; start it, or correct kafka.brokers and kafka.security"
-        ) from None
+    except Unreachable as error:
+        if error.final:
+            raise UserError(str(error), Exit.CONFIG) from None
+        raise _Unavailable(str(error)) from None
     wrong = [f"{one.name}: {one.detail}{remedy(one)}" for one in states if one.state == "differs"]
     if wrong:
         raise UserError("the topics are not as the config needs them:\n  " + "\n  ".join(wrong), Exit.CONFIG)
-    missing = [one.name for one in states if one.state == "missing"]
-    if missing:
-        raise _Unavailable(f"topics are not there: {', '.join(missing)}; make them with `sluice topics FILE`")
+    absent = [one.name for one in states if one.state == "missing"]
+    if absent:
+        raise _Unavailable(f"topics are not there: {', '.join(absent)}; make them with `sluice topics FILE`")
 
 
 async def _look_at(name: str, sink: Sink) -> None:

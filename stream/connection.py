@@ -40,6 +40,8 @@ class SecurityConfig(BaseModel):
             raise ValueError(
                 f"ca and certificate have no use with protocol {self.protocol}; set protocol to SSL or SASL_SSL"
             )
+        if self.key and not self.certificate:
+            raise ValueError("key has no use without certificate; add the client's certificate, or take key away")
         return self
 
 
@@ -102,6 +104,7 @@ class KafkaConfig(BaseModel):
             cafile=str(security.ca) if security.ca else None,
             certfile=str(security.certificate) if security.certificate else None,
             keyfile=str(security.key) if security.key else None,
+            password="",  # else OpenSSL asks the terminal for the passphrase of a key that has one
         )
         return context
 

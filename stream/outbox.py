@@ -12,11 +12,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError, KafkaTimeoutError
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    KafkaError,
+    KafkaTimeoutError,
+    TopicAuthorizationFailedError,
+)
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from stream.connection import KafkaConfig
+from stream.permissions import Need, NotAllowed, Operation
 from stream.records import Headers
 from stream.timeouts import REQUEST_SECONDS
 
@@ -117,7 +123,8 @@ class Outbox:
         """Send batches to one topic partition in order, each after the one before is acknowledged; return after the last.
 
         Cancelled, what was handed over already may still arrive; the next send to that partition waits for it. Raises
-        ProduceRefused when the broker refuses a batch: nothing behind it was sent, and the process has to end.
+        ProduceRefused when the broker refuses a batch, NotAllowed when ACLs do: nothing behind it was sent, and the process has
+        to end.
         """
         tp = TopicPartition(topic, partition)
         async with self._turns[tp]:
@@ -129,6 +136,8 @@ class Outbox:
                 try:
                     future = self._unacknowledged[tp] = await self._offer(tp, batch)
                     await asyncio.shield(future)
+                except (TopicAuthorizationFailedError, ClusterAuthorizationFailedError):
+                    raise NotAllowed(self._kafka, [Need("topic", topic, Operation.WRITE)]) from None
                 except KafkaError as error:
                     raise ProduceRefused(tp, error) from error
 

@@ -1,15 +1,24 @@
 """The topics that a config needs: made by us, compared before every start, never left to auto-creation."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, for_code
+from aiokafka.errors import (
+    GroupAuthorizationFailedError,
+    GroupCoordinatorNotAvailableError,
+    KafkaError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
 
 from stream.connection import KafkaConfig
+from stream.diagnosis import reach
+from stream.metadata import describe
+from stream.permissions import TOPIC_AUTHORIZATION_FAILED, Need, NotAllowed, Operation, lacking
 
 COMPARED = ("cleanup.policy", "min.insync.replicas", "max.message.bytes")
 TOPIC_EXISTS = 36
@@ -50,12 +59,18 @@ def spec(kafka: KafkaConfig, name: str, *, compacted: bool = False, follows: str
 
 
 class Topics:
-    """The topics of one cluster, by its admin API. Use as an async context manager; entering raises KafkaConnectionError."""
+    """The topics of one cluster, by its admin API. Use as an async context manager.
+
+    Entering looks at every broker first, and raises Unreachable when none can be used.
+    """
 
     def __init__(self, kafka: KafkaConfig) -> None:
         self._kafka = kafka
+        self.away: list[str] = []
+        """What is wrong with single brokers, a sentence each with its remedy."""
 
     async def __aenter__(self) -> "Topics":
+        self.away = await reach(self._kafka)
         self._admin = AIOKafkaAdminClient(**self._kafka.client_arguments(), request_timeout_ms=20_000)
         await self._admin.start()
         return self
@@ -63,9 +78,32 @@ class Topics:
     async def __aexit__(self, *_: object) -> None:
         await self._admin.close()
 
+    async def missing_rights(self, needs: Sequence[Need]) -> list[Need]:
+        """Those needs that ACLs do not meet; whether a topic is there does not matter. Raises KafkaError when nobody answers."""
+        described = await describe(self._admin._client, sorted({one.name for one in needs if one.kind == "topic"}))
+        allowed = {name: one.allowed for name, one in described.items()}
+        # Who may not describe a topic is not told the rest; its settings are a right of their own.
+        hidden = [name for name, one in described.items() if one.error == TOPIC_AUTHORIZATION_FAILED]
+        for name, (code, _) in (await self._described_settings(hidden)).items():
+            if code != TOPIC_AUTHORIZATION_FAILED:
+                allowed[name] |= 1 << Operation.DESCRIBE_CONFIGS
+        missing = lacking(needs, allowed)
+        for one in needs:
+            if one.kind == "group":
+                try:  # who may not read a group is not told its coordinator
+                    await self._admin.find_coordinator(one.name)
+                except GroupAuthorizationFailedError:
+                    missing.append(one)
+                except GroupCoordinatorNotAvailableError:
+                    pass  # the first group of a new cluster: the topic of offsets is being made
+        return missing
+
     async def compare(self, specs: Sequence[TopicSpec]) -> list[TopicState]:
-        """How each topic stands, without changing anything. Partition counts of followers count against what they follow."""
-        counts = await self._partition_counts()
+        """How each topic stands, without changing anything. Partition counts of followers count against what they follow.
+
+        Raises NotAllowed when ACLs do not let this client look at a topic or its settings.
+        """
+        counts = await self._partition_counts(specs)
         settings = await self._settings([one.name for one in specs if one.name in counts])
         states = []
         for one in specs:
@@ -84,8 +122,8 @@ class Topics:
         return states
 
     async def create(self, specs: Sequence[TopicSpec]) -> list[TopicState]:
-        """Make what is missing, grow followers to their raw topic's partitions, and compare the rest."""
-        counts = await self._partition_counts()
+        """Make what is missing, grow followers to their raw topic's partitions, and compare the rest. Raises NotAllowed."""
+        counts = await self._partition_counts(specs)
         made: dict[str, TopicState] = {}
         missing = [one for one in specs if one.name not in counts]
         if missing:
@@ -99,19 +137,23 @@ class Topics:
                 for one in missing
             ]
             response = await self._admin.create_topics(topics)
+            self._see_allowed(Operation.CREATE, {name: code for name, code, *_ in response.topic_errors})
             for name, code, *rest in response.topic_errors:
                 if code == 0:
                     made[name] = TopicState(name, "created")
                 elif code != TOPIC_EXISTS:
                     made[name] = TopicState(name, "failed", f"{for_code(code).__name__}: {rest[0] if rest else ''}")
             await self._until_known(
-                [one.name for one in missing if made.get(one.name, TopicState("", "ok")).state != "failed"]
+                [one for one in missing if made.get(one.name, TopicState("", "ok")).state != "failed"]
             )
         # Followers first: a partition of a raw topic that has no counterpart would have to wait.
         for one in sorted(specs, key=lambda one: one.follows is None):
             wanted = self._wanted(one, counts)
             if one.name in counts and counts[one.name] < wanted:
-                await self._admin.create_partitions({one.name: NewPartitions(wanted)})
+                try:
+                    await self._admin.create_partitions({one.name: NewPartitions(wanted)})
+                except TopicAuthorizationFailedError:
+                    raise NotAllowed(self._kafka, [Need("topic", one.name, Operation.ALTER)]) from None
                 made[one.name] = TopicState(one.name, "grown", f"{counts[one.name]} → {wanted} partitions")
         rest_states = {
             state.name: state for state in await self.compare([one for one in specs if one.name not in made])
@@ -123,27 +165,41 @@ class Topics:
         """How many partitions a topic needs at least: those of the config, and those that its raw topic has."""
         return max(one.partitions, counts.get(one.follows or "", 0))
 
-    async def _until_known(self, names: Sequence[str]) -> None:
+    async def _until_known(self, specs: Sequence[TopicSpec]) -> None:
         """A new topic takes a moment until every broker knows it. Raises TimeoutError after 30 s."""
         async with asyncio.timeout(30):
-            while not set(names) <= set(await self._partition_counts()):  # noqa: ASYNC110  # a broker sends no event
+            while len(await self._partition_counts(specs)) < len(specs):  # noqa: ASYNC110  # a broker sends no event
                 await asyncio.sleep(0.1)
 
-    async def _partition_counts(self) -> dict[str, int]:
-        names = await self._admin.list_topics()
-        described = await self._admin.describe_topics(list(names)) if names else []
-        return {one["topic"]: len(one["partitions"]) for one in described if one["error_code"] == 0}
+    async def _partition_counts(self, specs: Sequence[TopicSpec]) -> dict[str, int]:
+        """Partitions by topic, of these and of what they follow; one that is not there is left out. Raises NotAllowed."""
+        names = {one.name for one in specs}
+        described = await describe(self._admin._client, sorted(names | {one.follows for one in specs if one.follows}))
+        self._see_allowed(Operation.DESCRIBE, {name: described[name].error for name in names})
+        return {name: one.partitions for name, one in described.items() if one.error == 0}
+
+    def _see_allowed(self, operation: Operation, codes: Mapping[str, int]) -> None:
+        """Raise NotAllowed if a topic's error code says so."""
+        refused = [Need("topic", name, operation) for name, code in codes.items() if code == TOPIC_AUTHORIZATION_FAILED]
+        if refused:
+            raise NotAllowed(self._kafka, refused)
 
     async def _settings(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
+        """Raises NotAllowed, and KafkaError for a topic that went away meanwhile."""
+        found = await self._described_settings(names)
+        self._see_allowed(Operation.DESCRIBE_CONFIGS, {name: code for name, (code, _) in found.items()})
+        for name, (code, _) in found.items():
+            if code:
+                raise KafkaError(f"the settings of topic {name} cannot be read: {for_code(code).__name__}")
+        return {name: settings for name, (_, settings) in found.items()}
+
+    async def _described_settings(self, names: Sequence[str]) -> dict[str, tuple[int, dict[str, str]]]:
+        """For each topic an error code and its settings."""
         if not names:
             return {}
-        found: dict[str, dict[str, str]] = {}
         resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
-        for response in await self._admin.describe_configs(resources):
-            for code, message, _, name, entries in response.resources:
-                if code:
-                    raise KafkaError(
-                        f"the settings of topic {name} cannot be read: {message or for_code(code).__name__}"
-                    )
-                found[name] = {entry[0]: entry[1] for entry in entries}
-        return found
+        return {
+            name: (code, {entry[0]: entry[1] for entry in entries})
+            for response in await self._admin.describe_configs(resources)
+            for code, _, _, name, entries in response.resources
+        }

@@ -18,7 +18,14 @@ import faust
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.consumer.fetcher import FetchError, FetchResult
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
-from aiokafka.errors import ConsumerStoppedError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
+from aiokafka.errors import (
+    ConsumerStoppedError,
+    GroupAuthorizationFailedError,
+    KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+    TopicAuthorizationFailedError,
+)
 from faust.exceptions import ConsumerNotStarted
 from faust.transport import consumer as faust_consumer
 from faust.transport.drivers import TRANSPORTS
@@ -30,6 +37,7 @@ from stream.assignment import Assignment, Partition, Work, WorkFailed
 from stream.commits import Commits, Committed, Fenced
 from stream.connection import KafkaConfig
 from stream.notes import parsed
+from stream.permissions import Need, NotAllowed, Operation
 from stream.records import RecordBatch
 from stream.starting import NeedsStart, OffsetsGone, Starts, TopicMadeAnew
 from stream.timeouts import REQUEST_SECONDS, give_joins_time
@@ -175,6 +183,8 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
                     if self._kafka._fetcher._fetch_task.done():
                         self._kafka._fetcher._fetch_task.result()
                         raise RuntimeError("aiokafka's fetcher has ended by itself")
+                except GroupAuthorizationFailedError:
+                    self._feed.crash(NotAllowed(self._feed.kafka, [Need("group", self.app.conf.id, Operation.READ)]))
                 except Exception as error:
                     self._feed.crash(error)
 
@@ -368,6 +378,8 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
             fetcher._notify(fetcher._wait_consume_future)
             if isinstance(fetched._error, NoOffsetForPartitionError):
                 return None  # said before `perform_seek` chose the offset
+            if isinstance(fetched._error, TopicAuthorizationFailedError):
+                raise NotAllowed(self._feed.kafka, [Need("topic", tp.topic, Operation.READ)])
             fetched.check_raise()
         if not isinstance(fetched, FetchResult) or fetched._partition_records is None:
             fetcher._records.pop(tp, None)

@@ -114,9 +114,8 @@ def test_keys_that_others_can_read_are_refused(run: Run) -> None:
 def test_a_broker_that_is_not_there(run: Run, closed_port: int, command: list[str]) -> None:
     code, out, err = run(command[0], config(closed_port), *command[1:])
     assert (code, out) == (69, "")
-    assert err.startswith(f"sluice: no Kafka broker answers at 127.0.0.1:{closed_port} (")
-    assert err.endswith("start it, or correct kafka.brokers and kafka.security\n")
-    assert err.count("\n") == 1
+    why = "nothing listens there (connection refused); start it, or correct kafka.brokers"
+    assert err == f"sluice: no Kafka broker can be used: 127.0.0.1:{closed_port}: {why}\n"
 
 
 def test_generating_to_a_broker_that_is_not_there(run: Run, closed_port: int) -> None:
@@ -130,7 +129,8 @@ def test_certificates_that_are_not_there(run: Run) -> None:
     Path("config.yaml").write_text(text + "pipelines: {events: {from: raw.events, schema: event}}")
     code, _, err = run("topics", "config.yaml")
     assert code == 78
-    assert "correct ca, certificate and key" in err
+    assert "kafka.security.ca: " in err
+    assert "no.pem cannot be read (No such file or directory); correct the path" in err
 
 
 def test_check_names_all_that_is_out_of_reach_and_what_to_do(run: Run, closed_port: int) -> None:
@@ -145,7 +145,7 @@ def test_check_names_all_that_is_out_of_reach_and_what_to_do(run: Run, closed_po
     assert (code, err) == (69, "")
     crosses = [line for line in out.splitlines() if line.startswith("✗")]
     assert [line.split(":")[0] for line in crosses] == [
-        "✗ no Kafka broker answers at 127.0.0.1",
+        "✗ kafka",
         *(f"✗ stream {n}" for n in ("s3", "kinesis", "http")),
     ]
     assert all(";" in line for line in crosses), "a remedy"
