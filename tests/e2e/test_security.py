@@ -330,7 +330,7 @@ async def test_the_documented_rights_are_enough(
     code, said = await asyncio.to_thread(sluice, *start)
     assert (code, said.splitlines()[0]) == (0, "raw.events/0: 4 → 5")
     code, said = await asyncio.to_thread(sluice, "start", "--from", "end", str(config_of("device")), "events")
-    rights = "READ on topic raw.events and READ on group sluice.events"
+    rights = "READ on group sluice.events and READ on topic raw.events"
     assert (code, said.partition(";")[0]) == (78, f"sluice: Kafka does not allow user device {rights}")
 
 
