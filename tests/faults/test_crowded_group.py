@@ -31,6 +31,7 @@ async def storm(on: Stage, chance: random.Random, seconds: float) -> int:
             if chance.random() < 0.5:
                 on.kill(guest)
             else:
+                await guest.says("Metrics, /live", 60)  # from there on it hears SIGTERM, member or not yet
                 assert await guest.stop() == 0, guest.tail()
         else:
             guests.append(await on.router())

@@ -60,6 +60,7 @@ async def test_out_of_order_settlement_and_kills_lose_nothing(
         ends = {TopicPartition(raw, p): len(records) for p, records in (await read(kafka, raw)).items()}
         await until_committed(kafka, f"sluice.{name}", ends, seconds=60)
         for one in workers:
+            await one.says("Assigned in generation", 60)
             assert await one.stop() == 0
         assert not offsets.backward, offsets.backward
         ahead = sum(one.output.count("ahead") for one in everyone)
