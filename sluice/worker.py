@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Any
 
 from aiokafka.errors import KafkaError
 
@@ -32,6 +34,8 @@ log = logging.getLogger(__name__)
 
 START_SECONDS = 60.0
 RETRY_SECONDS = 1.0
+END_SECONDS = 19.0
+"""From SIGTERM to the end, whatever does not close. What starts workers gives them 20 s or more."""
 
 
 def run(config: Config, names: Sequence[str]) -> None:
@@ -84,8 +88,15 @@ def _stop_on_signals(worker: Worker) -> asyncio.Event:
     stopping = asyncio.Event()
 
     def stop() -> None:
+        if not stopping.is_set():
+            asyncio.get_running_loop().call_later(END_SECONDS, end)
         stopping.set()
         worker.stop()
+
+    def end() -> None:
+        log.warning("Not closed in order within %.0f s; what was not committed is done again.", END_SECONDS)
+        logging.shutdown()
+        os._exit(Exit.DONE)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop)
@@ -131,7 +142,7 @@ class _Unavailable(Exception):
     """Not there yet: worth another look."""
 
 
-async def _patiently(look: Callable[[], Awaitable[None]], stopping: asyncio.Event) -> None:
+async def _patiently(look: Callable[[], Coroutine[Any, Any, None]], stopping: asyncio.Event) -> None:
     deadline = time.monotonic() + START_SECONDS
     said = False
     clients = logging.getLogger("aiokafka")
@@ -140,7 +151,7 @@ async def _patiently(look: Callable[[], Awaitable[None]], stopping: asyncio.Even
         if before > logging.DEBUG:
             clients.setLevel(logging.CRITICAL)  # a line for each attempt to connect, which says less than ours
         try:
-            await look()
+            await _unless(stopping, look())
             return
         except (KafkaError, OSError, _Unavailable) as error:
             reason = str(error) or type(error).__name__
@@ -153,6 +164,18 @@ async def _patiently(look: Callable[[], Awaitable[None]], stopping: asyncio.Even
             said = True
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stopping.wait(), RETRY_SECONDS)
+
+
+async def _unless(stopping: asyncio.Event, looking: Coroutine[Any, Any, None]) -> None:
+    """Wait for `looking`; give it up as soon as `stopping` is set. Raises what it raises."""
+    task, stop = asyncio.ensure_future(looking), asyncio.ensure_future(stopping.wait())
+    try:
+        await asyncio.wait([task, stop], return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+    finally:
+        task.cancel()
+        stop.cancel()
 
 
 async def _look_at_topics(config: Config, names: Sequence[str]) -> None:

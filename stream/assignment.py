@@ -352,7 +352,9 @@ class Assignment:
                 await self.commit()
         except (Fenced, TimeoutError) as error:
             log.warning(
-                "The last commit of generation %s did not get through (%s).", self.pin.generation, error or "timed out"
+                "The last commit of generation %s did not get through (%s).",
+                self.pin.generation,
+                str(error) or "timed out",
             )
         finally:
             self.ended = True

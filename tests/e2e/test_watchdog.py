@@ -1,5 +1,4 @@
-"""A process that stands still ends by itself, with exit code 70 and its stacks in the log, and loses nothing; one that only waits
-for others does not end."""
+"""A process that stands still ends by itself, with exit code 70 and its stacks in the log, and loses nothing."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,14 +6,11 @@ from pathlib import Path
 
 import aiohttp
 from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from sluice.local_kafka import LocalKafka
 from tests.e2e.processes import Child, children, committed, produce, until_committed
 from tests.e2e.test_engine import PARTITIONS, WORKER, every_record_once, values
 
 FROZEN = str(Path(__file__).with_name("frozen_worker.py"))
-LIMIT = 4
 SOON = 25
 """Seconds in which a process with that limit has ended, on a machine that does many other things."""
 NewTopics = Callable[..., Awaitable[None]]
@@ -75,54 +71,3 @@ async def test_a_stage_that_freezes_ends_the_process_and_a_successor_does_everyt
             freeze("work", "/0, offsets 300 to 599"),
             freeze("commit", ": commit has not got on for 4 s"),
         )
-
-
-async def test_a_destination_that_is_down_and_a_process_that_was_frozen_are_not_stuck(
-    kafka: str, topic_name: Names, new_topics: NewTopics, tmp_path: Path
-) -> None:
-    expected = values(300)
-
-    async def wait(stage: str) -> None:
-        raw, out, group = topic_name("raw"), topic_name("out"), topic_name(f"waits-{stage}")
-        await new_topics(raw, out, partitions=PARTITIONS)
-        file = tmp_path / stage
-        file.touch()
-        worker = await start(stage, FROZEN, kafka, group, raw, out, stage, str(file))
-        await worker.says("Assigned in generation")
-        await produce(kafka, raw, expected)
-        if stage == "stopped":
-            await until_committed(kafka, f"sluice.{group}", ends(raw, 300))
-            worker.freeze()
-        await asyncio.sleep(2 * LIMIT)  # it is a time that must pass, with nothing happening
-        if stage == "stopped":
-            worker.thaw()
-            await produce(kafka, raw, expected)
-        file.unlink()
-        await until_committed(kafka, f"sluice.{group}", ends(raw, 600 if stage == "stopped" else 300))
-        assert "Stuck" not in worker.output
-        assert await worker.stop() == 0
-
-    async with children(tmp_path) as start:
-        await asyncio.gather(wait("sink"), wait("stopped"))
-
-
-async def test_brokers_that_do_not_answer_are_said_to_be_out_and_the_process_waits(tmp_path: Path) -> None:
-    with LocalKafka(tmp_path / "kafka") as cluster:
-        admin = AIOKafkaAdminClient(bootstrap_servers=cluster.bootstrap)
-        await admin.start()
-        await admin.create_topics([NewTopic(name, PARTITIONS, 1) for name in ("raw", "out")])
-        await admin.close()
-        await produce(cluster.bootstrap, "raw", values(300))
-        async with children(tmp_path) as start:
-            worker = await start("w", FROZEN, cluster.bootstrap, "g", "raw", "out", "none", str(tmp_path / "none"))
-            await until_committed(cluster.bootstrap, "sluice.g", ends("raw", 300))
-            cluster.pause(0)
-            try:
-                await worker.says("no broker answers", seconds=60)
-                await asyncio.sleep(LIMIT)
-            finally:
-                cluster.resume(0)
-            await produce(cluster.bootstrap, "raw", values(300))
-            await until_committed(cluster.bootstrap, "sluice.g", ends("raw", 600))
-            assert "Stuck" not in worker.output
-            assert await worker.stop() == 0
