@@ -16,8 +16,8 @@ from sluice.supervisor import Patience, Supervisor
 
 QUICK = Patience(first=0.02, longest=0.05, healthy=60, no_progress=10, attempts=5, drain=10)
 STARTED = "import pathlib, os, sys, time; open(sys.argv[1], 'a').write(f'{os.getpid()}\\n');"
-WAITS = STARTED + "import signal; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); time.sleep(60)"
-STUBBORN = STARTED + "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+WAITS = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0));" + STARTED + "time.sleep(60)"
+STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);" + STARTED + "time.sleep(60)"
 
 
 class Crew:
