@@ -3,22 +3,27 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from aiokafka.admin.records_to_delete import RecordsToDelete
 from confluent_kafka.admin import AdminClient
 
 from sluice.config import Config, load
+from sluice.keys import loaded
 from sluice.start import parsed_place, set_offsets
-from sluice.wiring import topic_specs
-from stream.commits import Committed
+from sluice.wiring import topic_specs, wire
+from stream.assignment import Assignment
+from stream.commits import Commits, Committed, Pin
 from stream.group import Group
+from stream.outbox import Outbox
+from stream.records import Headers
 from stream.topics import Topics
-from tests.e2e.processes import Child, children, committed, produce, read, until_committed
+from tests.e2e.processes import Child, children, committed, produce, read, total, until, until_committed
 
 PARTITIONS = 2
 TOLD = "sluice start FILE"
@@ -58,6 +63,13 @@ class Pipeline:
 
     async def start_from(self, where: str) -> tuple[int, str]:
         return await self.ended("start", str(self.file), self.name, "--from", where)
+
+    def member(self) -> AIOKafkaConsumer:
+        """A member of the pipeline's group, not started."""
+        return AIOKafkaConsumer(
+            self.raw, bootstrap_servers=self.kafka, group_id=self.group, enable_auto_commit=False,
+            auto_offset_reset="earliest", session_timeout_ms=6000, heartbeat_interval_ms=200,
+        )  # fmt: skip
 
     async def until_at(self, *offsets: int) -> None:
         await until_committed(self.kafka, self.group, {self.tp(p): offset for p, offset in enumerate(offsets)})
@@ -102,6 +114,17 @@ class Pipeline:
                 offset = int(headers["sluice-id"].rpartition(b"/")[2])
                 found.setdefault(partition, {}).setdefault(epoch, []).append(offset)
         return found
+
+
+@dataclass
+class Raw:
+    """A record as the engine hands it to a router."""
+
+    offset: int
+    timestamp: int = 1_700_000_000_000
+    key: bytes | None = None
+    value: bytes | None = b'{"id":1}'
+    headers: Headers = ()
 
 
 class administrator:
@@ -214,3 +237,68 @@ async def test_a_mistyped_name_and_a_missing_topic_say_what_to_do(pipeline: Pipe
         await admin.delete_topics([pipeline.raw])
     code, said = await pipeline.start_from("end")
     assert (code, f"{pipeline.raw}; make them with `sluice topics FILE`" in said) == (78, True)
+
+
+async def test_of_routers_that_start_at_once_and_are_killed_one_epoch_holds_in_each_partition(
+    pipeline: Pipeline,
+) -> None:
+    count = 3000
+    await pipeline.produce(count)
+    workers = await asyncio.gather(*(pipeline.worker() for _ in range(3)))
+    kills = 0
+    while kills < 2:
+        await until(lambda: any(map(_has_just_drawn, workers)), 60)
+        victim = next(filter(_has_just_drawn, workers))
+        victim.kill()  # it has committed an epoch, and is writing under it
+        await victim.ends()
+        kills += 1
+        if len(await committed(pipeline.kafka, pipeline.group)) == PARTITIONS:
+            break  # every partition has its epoch: nobody draws one any more
+    workers.append(await pipeline.worker())
+    assert kills, "nobody was killed after it drew an epoch: the test proved nothing"
+    await pipeline.until_at(*[count] * PARTITIONS)
+    found = await committed(pipeline.kafka, pipeline.group)
+    for number, plans in (await pipeline.routed()).items():
+        assert list(plans) == [str(json.loads(found[pipeline.tp(number)][1])["epoch"])]
+        assert sorted(set(plans.popitem()[1])) == list(range(count))
+
+
+def _has_just_drawn(worker: Child) -> bool:
+    return worker.process.returncode is None and "begins under epoch" in worker.output
+
+
+async def test_a_router_that_is_fenced_before_its_epoch_is_committed_has_written_nothing(pipeline: Pipeline) -> None:
+    outbox = Outbox(pipeline.config.kafka, "test")
+    router = wire(pipeline.config, [pipeline.name], outbox, loaded(pipeline.config)).workloads[0]
+    crashes: list[BaseException] = []
+
+    async def begin(consumer: AIOKafkaConsumer, pin: Pin) -> Assignment:
+        assignment = Assignment(pin, Commits(consumer), router.work, crashes.append, 1_000_000)
+        assignment.open(pipeline.tp(0), Committed(0, ""))
+        partition = assignment.partitions[pipeline.tp(0)]
+        batch = partition.fetched([Raw(0)], 0, 1)
+        assert batch is not None
+        partition.deliver(batch)
+        return assignment
+
+    await outbox.start()
+    old, new = pipeline.member(), pipeline.member()
+    try:
+        await old.start()
+        pin = Commits(old).pin()
+        await new.start()
+        await until(lambda: old._coordinator.generation > pin.generation, 20)
+        fenced = await begin(old, pin)
+        await until(lambda: fenced.ended, 20)
+        assert await total(pipeline.kafka, f"{pipeline.name}.success") == 0
+        assert await committed(pipeline.kafka, pipeline.group) == {}
+        owner = await begin(new, Commits(new).pin())
+        partition = owner.partitions[pipeline.tp(0)]
+        await until(lambda: partition.idle, 20)
+        assert await total(pipeline.kafka, f"{pipeline.name}.success") == 1, "the owner, with the same work, writes"
+        owner.abandon("the test is over")
+    finally:
+        await old.stop()
+        await new.stop()
+        await outbox.stop()
+    assert not crashes
