@@ -65,14 +65,15 @@ class Router:
         """The topics that this pipeline writes."""
         return [*self._topics.values(), self._dead_letters.topic]
 
-    async def starts(self, offsets: Mapping[TopicPartition, int | None]) -> Mapping[TopicPartition, Committed]:
+    async def starts(
+        self, fresh: Mapping[TopicPartition, int], by_hand: Mapping[TopicPartition, int]
+    ) -> Mapping[TopicPartition, Committed]:
         """The `Starts` of a pipeline: at the beginning where it never wrote, where an operator says, and else nowhere.
 
         Raises NoOffset for partitions without an offset whose records stand in the outputs.
         """
-        held = await Outputs(self._kafka, self.outputs).held(offsets)
-        lost = {tp: held[tp].written for tp, offset in offsets.items() if offset is None and held[tp].written}
-        if lost:
+        held = await Outputs(self._kafka, self.outputs).held([*fresh, *by_hand])
+        if lost := {tp: held[tp].written for tp in fresh if held[tp].written}:
             raise NoOffset(lost, self._name)
         self._last_epochs |= {tp: one.last_epoch for tp, one in held.items()}
         return {}

@@ -19,6 +19,8 @@ from sinks.s3_chain import Intent
 from stream import metrics
 from stream.assignment import Partition
 from stream.commits import Committed
+from stream.notes import Note, parsed
+from stream.starting import NeedsStart, TopicMadeAnew, named
 
 log = logging.getLogger(__name__)
 
@@ -52,42 +54,66 @@ class ChainedS3:
         self._name = name
         self._sink = sink
         self._config = config
-        self._chain = sink.chain()
+        self._epochs = sink.epochs()
         self._where = hashlib.sha256(orjson.dumps(where)).hexdigest()[:16]
         self._schema = schema
         self._links: dict[tuple[str, int], Intent] = {}
 
-    async def starts(self, offsets: Mapping[TopicPartition, int | None]) -> Mapping[TopicPartition, Committed]:
-        """The `Starts` of a chain: a partition without an offset goes on at its last link, which may be unfinished.
+    async def starts(
+        self, fresh: Mapping[TopicPartition, int], by_hand: Mapping[TopicPartition, int]
+    ) -> Mapping[TopicPartition, Committed]:
+        """The `Starts` of a chain: without an offset, a partition goes on at the last link of the newest epoch in the bucket,
+        which may be unfinished, or where that epoch begins.
 
-        Raises Unavailable when the bucket does not answer for 60 s: a start elsewhere would not be on the chain.
+        Raises NeedsStart for an offset that is set by other tools, as it is on no chain; Unavailable when the bucket does not
+        answer for 60 s.
         """
-        fresh = [tp for tp, offset in offsets.items() if offset is None]
-        links = await asyncio.gather(*(self._last_link(tp) for tp in fresh))
-        return {tp: Committed(link.start, "") for tp, link in zip(fresh, links, strict=True) if link is not None}
+        if by_hand:
+            raise NeedsStart(
+                f"the offsets of {named(by_hand)} were not set by {self._name} or `sluice start`, and lie on no chain of"
+                " intents in the bucket",
+                self._name,
+            )
+        if not fresh:
+            return {}
+        epoch = await self._until_answered(self._epochs.newest)
+        beginning = await self._until_answered(lambda: self._epochs.beginning(epoch))
+        note = Note(v=1, epoch=epoch).text() if epoch else ""
+        chain = self._epochs.chain(epoch)
 
-    async def _last_link(self, tp: TopicPartition) -> Intent | None:
+        async def place(tp: TopicPartition) -> int:
+            link = await self._until_answered(lambda: chain.last(tp.topic, tp.partition))
+            return beginning.at(tp.topic, tp.partition, fresh[tp]) if link is None else link.start
+
+        places = await asyncio.gather(*map(place, fresh))
+        return {tp: Committed(at, note) for tp, at in zip(fresh, places, strict=True)}
+
+    @staticmethod
+    async def _until_answered(ask: Callable[[], Awaitable[Answer]]) -> Answer:
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
-                return await self._chain.last(tp.topic, tp.partition)
+                return await ask()
             except Unavailable:
                 if time.monotonic() > deadline:
                     raise
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def next(self, partition: Partition, collector: Collector, start: int) -> Cut | None:
-        """The cut of the link at `start`, decided now if it was not yet. Raises Conflict for a link that cannot be right."""
+        """The cut of the link at `start`, decided now if it was not yet. Raises Conflict for a link that cannot be right,
+        and TopicMadeAnew for one of another topic."""
         topic, number = partition.topic, partition.number
+        epoch = parsed(partition.note).epoch or 0
+        chain = self._epochs.chain(epoch)
         try:
-            link = await self._patiently(partition, lambda: self._chain.find(topic, number, start))
+            link = await self._patiently(partition, lambda: chain.find(topic, number, start))
             if link is not None:
-                self._must_be_ours(link)
+                self._must_be_ours(partition, link)
                 collector.read_from(link.seen)
                 cut = await collector.cut(start, link.end)
             elif (cut := await collector.cut(start)) is not None:
-                intent = self._intent(partition, cut)
-                link = await self._patiently(partition, lambda: self._chain.claim(intent))
+                intent = self._intent(partition, cut, epoch)
+                link = await self._patiently(partition, lambda: chain.claim(intent))
                 if link.end != cut.end:  # another worker decided first
                     collector.put_back(cut, link.seen)
                     cut = await collector.cut(start, link.end)
@@ -97,8 +123,10 @@ class ChainedS3:
             self._links[topic, number] = link
         return cut
 
-    def _must_be_ours(self, link: Intent) -> None:
-        """A link is redone as it was decided; under other conditions it would hold other records."""
+    def _must_be_ours(self, partition: Partition, link: Intent) -> None:
+        """A link is redone as it was decided; under other conditions, or of another topic, it would hold other records."""
+        if link.topic_id and partition.topic_id and link.topic_id != partition.topic_id:
+            raise TopicMadeAnew([link.topic], self._name)
         if link.where != self._where:
             raise Conflict(
                 f"{link.topic}/{link.partition} from {link.start} was cut under another `where` and is not finished; go back to "
@@ -120,12 +148,12 @@ class ChainedS3:
                 if not await partition.pause(pauses.next()):
                     raise _Ended from None
 
-    def _intent(self, partition: Partition, cut: Cut) -> Intent:
+    def _intent(self, partition: Partition, cut: Cut, epoch: int) -> Intent:
         config = self._config
         return Intent(
             topic=partition.topic, partition=partition.number, start=cut.start, end=cut.end, seen=cut.seen,
-            format=config.format, compression=config.compression, prefix=config.prefix, where=self._where,
-            schema=self._schema,
+            format=config.format, compression=config.compression, prefix=self._epochs.objects(epoch),
+            where=self._where, schema=self._schema, topic_id=partition.topic_id,
         )  # fmt: skip
 
     async def write(self, delivery: Delivery) -> Sequence[Verdict]:

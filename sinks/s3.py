@@ -13,7 +13,7 @@ from schemas.subjects import Subject
 from sinks.aws import AwsConfig, Unavailable, code
 from sinks.contract import DELIVERED, Conflict, Delivery, Finding, Verdict
 from sinks.s3_bucket import Bucket
-from sinks.s3_chain import IntentChain
+from sinks.s3_chain import Epochs
 from sinks.s3_object import Compression, Format, Layout, body, is_same, metadata
 
 if TYPE_CHECKING:
@@ -102,9 +102,13 @@ class S3Sink:
         self._subject = subject
         self._bucket = Bucket(config.bucket, config, stream_name)
 
-    def chain(self, epoch: str = "0") -> IntentChain:
-        """The stream's chain of intents in this bucket, over this sink's connections."""
-        return IntentChain(self._bucket, self._config.prefix, self._stream, epoch)
+    @property
+    def exactly_once(self) -> bool:
+        return self._config.exactly_once
+
+    def epochs(self) -> Epochs:
+        """The stream's chains of intents in this bucket, over this sink's connections."""
+        return Epochs(self._bucket, self._config.prefix, self._stream)
 
     async def write(self, delivery: Delivery) -> Sequence[Verdict]:
         """Write the delivery as one object in the layout of the config. All records share one verdict. No records: no

@@ -109,6 +109,24 @@ class Bucket:
         except ClientError as error:
             raise Unavailable(code(error)) from None
 
+    async def folders(self, prefix: str) -> list[str]:
+        """The names between `prefix` and the next `/`, of all keys that begin with `prefix`. One call for 1000 of them."""
+
+        def names(client: "S3Client") -> list[str]:
+            found = []
+            for page in client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.name, Prefix=prefix, Delimiter="/"
+            ):
+                if "IsTruncated" not in page:
+                    raise Unavailable("malformed-answer")
+                found += [one["Prefix"].removeprefix(prefix).rstrip("/") for one in page.get("CommonPrefixes", [])]
+            return found
+
+        try:
+            return await self.calls.call(names, LOOK_SECONDS)
+        except ClientError as error:
+            raise Unavailable(code(error)) from None
+
     def close(self) -> None:
         """Give up connections. Safe to call twice."""
         self.calls.close()

@@ -33,12 +33,66 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     """A hash of the stream's `where`."""
     schema: str
     """The schema version that the records were read with: `event/v4`."""
+    topic_id: str = ""
+    """Of the topic that was read: in another one of the same name these offsets are other records."""
     writer: int = WRITER
 
     @property
     def layout(self) -> Layout:
         """How its object is to be written, whatever the config says by now."""
         return Layout(self.prefix, self.format, self.compression)
+
+
+class Beginning(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the chains of an epoch begin: topic → partition → offset. A partition that is not named came later."""
+
+    offsets: dict[str, dict[int, int]]
+
+    def at(self, topic: str, partition: int, otherwise: int) -> int:
+        """Where a partition begins; `otherwise` for one that came later."""
+        return self.offsets.get(topic, {}).get(partition, otherwise)
+
+
+class Epochs:
+    """The epochs of one stream: each begins chains of its own, whose objects lie under a prefix of their own.
+
+    Epoch 0 begins where the topics did. A later one is the unix second at which an operator began it.
+    """
+
+    def __init__(self, bucket: Bucket, prefix: str, stream: str) -> None:
+        self._bucket = bucket
+        self._prefix = prefix
+        self._stream = stream
+
+    def chain(self, epoch: int) -> "IntentChain":
+        """The links of an epoch."""
+        return IntentChain(self._bucket, self._prefix, self._stream, epoch)
+
+    def objects(self, epoch: int) -> str:
+        """What the keys of an epoch's objects begin with."""
+        return f"{self._prefix}replay-{epoch}/" if epoch else self._prefix
+
+    async def newest(self) -> int:
+        """The newest epoch that left something in the bucket, 0 without any. Raises Unavailable."""
+        names = await self._bucket.folders(f"{self._prefix}_sluice/{self._stream}/")
+        return max((int(name) for name in names if name.isdecimal()), default=0)
+
+    async def begin(self, epoch: int, beginning: Beginning) -> None:
+        """Note where an epoch begins, for owners who find no offset. Raises Unavailable."""
+        await self._bucket.put_new(self._key(epoch), msgspec.json.encode(beginning), {}, "application/json")
+
+    async def beginning(self, epoch: int) -> Beginning:
+        """Where an epoch begins; nowhere, for one that left no note. Raises Unavailable, and Conflict for a note of others."""
+        body = await self._bucket.get(self._key(epoch)) if epoch else None
+        if body is None:
+            return Beginning(offsets={})
+        try:
+            return msgspec.json.decode(body, type=Beginning)
+        except msgspec.MsgspecError:
+            raise Conflict(f"s3://{self._bucket.name}/{self._key(epoch)} cannot be read; restore it") from None
+
+    def _key(self, epoch: int) -> str:
+        return f"{self._prefix}_sluice/{self._stream}/{epoch}/beginning.json"
 
 
 class IntentChain:
@@ -48,7 +102,7 @@ class IntentChain:
     taken) and `Conflict` (a link that cannot be read or contradicts its own key: halt the partition).
     """
 
-    def __init__(self, bucket: Bucket, prefix: str, stream: str, epoch: str = "0") -> None:
+    def __init__(self, bucket: Bucket, prefix: str, stream: str, epoch: int = 0) -> None:
         self._bucket = bucket
         self._root = f"{prefix}_sluice/{stream}/{epoch}/"
 

@@ -3,6 +3,8 @@
 import asyncio
 import math
 import sys
+import time as wall
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, time
 from itertools import groupby
@@ -10,15 +12,19 @@ from typing import Literal
 
 from aiokafka import TopicPartition
 
+from sinks.aws import Unavailable
+from sinks.s3 import S3Sink
+from sinks.s3_chain import Beginning, Epochs
 from sluice import logs
 from sluice.config import Config
 from sluice.config_rules import meant
 from sluice.exits import Exit, UserError
 from sluice.topics import answering, cluster
-from sluice.wiring import needs
+from sluice.wiring import make_sink, needs
 from stream.app import GROUP_PREFIX
 from stream.commits import Committed
 from stream.group import Busy, Group
+from stream.notes import Note, parsed
 from stream.permissions import NotAllowed, Operation
 from stream.starting import named
 
@@ -38,18 +44,11 @@ def run(config: Config, name: str, where: str) -> None:
             f"no pipeline or stream is named {name}{meant(name, known)}; known: {', '.join(known)}", Exit.USAGE
         )
     place = parsed_place(where)
-    stream = config.streams.get(name)
-    if stream and stream.s3 and stream.s3.exactly_once:
-        raise UserError(
-            f"{name} goes on where its chain in the bucket ends, so that nothing is written twice; deliver again with another"
-            " stream, under a prefix of its own",
-            Exit.FAILED,
-        )
     logs.silence()
     before, after = asyncio.run(set_offsets(config, name, place))
     for line in lines(before, after):
         sys.stdout.write(line + "\n")
-    sys.stdout.write(_meaning(config, name, place) + "\n")
+    sys.stdout.write(_meaning(config, name, place, next(iter(after.values())).note) + "\n")
 
 
 def parsed_place(text: str) -> Place:
@@ -77,7 +76,7 @@ def parsed_place(text: str) -> Place:
 
 async def set_offsets(
     config: Config, name: str, place: Place
-) -> tuple[Mapping[TopicPartition, Committed], Mapping[TopicPartition, int]]:
+) -> tuple[Mapping[TopicPartition, Committed], Mapping[TopicPartition, Committed]]:
     """`run`, without a word: the offsets of the group before, and those that are set."""
     topics = [config.pipelines[name].source] if name in config.pipelines else config.streams[name].topics
     group_id = GROUP_PREFIX + name
@@ -95,14 +94,38 @@ async def set_offsets(
             )
         if count := await group.members():
             raise _busy(config, name, count)
-        partitions = [tp for some in found.values() for tp in some]
         before = await group.committed()
-        after = await _offsets(group, partitions, place)
+        offsets = await _offsets(group, [tp for some in found.values() for tp in some], place)
+        sink = make_sink(config, name) if name in config.streams else None
         try:
-            await group.set({tp: Committed(offset, "") for tp, offset in after.items()})
+            if isinstance(sink, S3Sink) and sink.exactly_once:
+                after = await _set_epoch(group, sink.epochs(), offsets)
+            else:
+                after = {tp: Committed(offset, "") for tp, offset in offsets.items()}
+                await group.set(after)
         except Busy:
             raise _busy(config, name, 1) from None
+        except Unavailable as error:
+            text = f"the bucket of {name} does not answer ({error.reason})"
+            raise UserError(f"{text}; see `sluice check FILE`, then start it again", Exit.UNAVAILABLE) from None
+        finally:
+            if sink is not None:
+                await sink.close()
     return before, after
+
+
+async def _set_epoch(
+    group: Group, epochs: Epochs, offsets: Mapping[TopicPartition, int]
+) -> dict[TopicPartition, Committed]:
+    """Begin a new chain in every partition. The offsets first: a start that is refused must leave nothing in the bucket."""
+    epoch = max(int(wall.time()), await epochs.newest() + 1)
+    after = {tp: Committed(offset, Note(v=1, epoch=epoch).text()) for tp, offset in offsets.items()}
+    await group.set(after)
+    places: dict[str, dict[int, int]] = defaultdict(dict)
+    for tp, offset in offsets.items():
+        places[tp.topic][tp.partition] = offset
+    await epochs.begin(epoch, Beginning(offsets=places))
+    return after
 
 
 async def _offsets(group: Group, partitions: Sequence[TopicPartition], place: Place) -> dict[TopicPartition, int]:
@@ -122,19 +145,21 @@ def _busy(config: Config, name: str, count: int) -> UserError:
     )
 
 
-def lines(before: Mapping[TopicPartition, Committed], after: Mapping[TopicPartition, int]) -> Iterable[str]:
+def lines(before: Mapping[TopicPartition, Committed], after: Mapping[TopicPartition, Committed]) -> Iterable[str]:
     """A line for each run of partitions with the same offsets: `raw.events/0-3: none → 0`."""
 
     def change(tp: TopicPartition) -> tuple[str, str, int]:
-        return tp.topic, str(before[tp].offset) if tp in before else "none", after[tp]
+        return tp.topic, str(before[tp].offset) if tp in before else "none", after[tp].offset
 
     for (_, old, new), partitions in groupby(sorted(after), change):
         yield f"{named(partitions)}: {old} → {new}"
 
 
-def _meaning(config: Config, name: str, place: Place) -> str:
+def _meaning(config: Config, name: str, place: Place, note: str) -> str:
     if name in config.pipelines:
-        what = "A new plan begins there at the next start: streams take every record again that it writes"
+        what = "a new plan begins there at the next start: streams take every record again that it writes"
+    elif (s3 := config.streams[name].s3) is not None and s3.exactly_once:
+        what = f"every record from there is written again, under {s3.prefix}replay-{parsed(note).epoch}/"
     else:
         what = f"{config.streams[name].kind} gets every record from there again"
     if place == "end":

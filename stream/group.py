@@ -73,11 +73,15 @@ class Group:
 
     async def members(self) -> int:
         """How many members the group has. Raises KafkaError."""
-        answer = await self._ask(lambda: self._admin.describe_consumer_groups([self._group]))
-        code, _, state, _, _, members, *_ = answer[0].groups[0]
-        if code:
-            raise errors.for_code(code)(f"the group {self._group} is not described")
-        return 0 if state in EMPTY else len(members)
+
+        async def describe() -> int:
+            answer = await self._admin.describe_consumer_groups([self._group])
+            code, _, state, _, _, members, *_ = answer[0].groups[0]
+            if code:
+                raise errors.for_code(code)(f"the group {self._group} is not described")
+            return 0 if state in EMPTY else len(members)
+
+        return await self._ask(describe)
 
     async def committed(self) -> dict[TopicPartition, Committed]:
         """The offsets that are committed now."""

@@ -6,14 +6,16 @@ from aiokafka import TopicPartition
 
 from stream.commits import Committed
 
-Starts = Callable[[Mapping[TopicPartition, int | None]], Awaitable[Mapping[TopicPartition, Committed]]]
-"""Where partitions begin that no owner has committed: given each with the offset that an operator has set, None without one.
+Starts = Callable[
+    [Mapping[TopicPartition, int], Mapping[TopicPartition, int]], Awaitable[Mapping[TopicPartition, Committed]]
+]
+"""Where partitions begin that no owner of ours has committed. Takes those without an offset, each with the beginning of its
+log, and those whose offset an operator has set, with that offset. Answers with those that begin elsewhere. Raises NeedsStart."""
 
-Answers with those that begin elsewhere than there, or, without an offset, than at the log's beginning. Raises NeedsStart.
-"""
 
-
-async def as_set(_: Mapping[TopicPartition, int | None]) -> Mapping[TopicPartition, Committed]:
+async def as_set(
+    fresh: Mapping[TopicPartition, int], by_hand: Mapping[TopicPartition, int]
+) -> Mapping[TopicPartition, Committed]:
     """The `Starts` of whoever takes what is set, and else the log's beginning."""
     return {}
 

@@ -257,14 +257,12 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
             places = await self._commits.fetch(list(partitions))
             await self._must_be_the_same_topics(places)
             fresh = [tp for tp in partitions if tp not in places]
-            foreign: dict[TopicPartition, int | None] = {
-                tp: at.offset for tp, at in places.items() if parsed(at.note).v == 0
-            }
-            if not fresh and not foreign:
+            by_hand = {tp: at.offset for tp, at in places.items() if parsed(at.note).v == 0}
+            if not fresh and not by_hand:
                 return places
             begins = await self._kafka.beginning_offsets(fresh) if fresh else {}
             try:
-                starts = await self._feed.starts(foreign | dict.fromkeys(fresh))
+                starts = await self._feed.starts(begins, by_hand)
             except NeedsStart:
                 if await self._commits.fetch(fresh):
                     continue  # what was found was written meanwhile, by another owner who has committed before it wrote

@@ -11,6 +11,7 @@ from pathlib import Path
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupCoordinatorNotAvailableError
+from confluent_kafka.admin import AdminClient
 
 
 class Child:
@@ -144,6 +145,14 @@ async def committed(brokers: str, group: str) -> dict[TopicPartition, tuple[int,
     finally:
         await admin.close()
     return {tp: (at.offset, at.metadata) for tp, at in found.items()}
+
+
+async def forget_offsets(brokers: str, group: str) -> None:
+    """As Kafka does itself when a group stood idle for longer than `offsets.retention.minutes`."""
+    admin = AdminClient({"bootstrap.servers": brokers})  # aiokafka's cannot
+    for future in admin.delete_consumer_groups([group]).values():
+        await asyncio.to_thread(future.result, 20)
+    assert not await committed(brokers, group)
 
 
 async def until_committed(

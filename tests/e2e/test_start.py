@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,6 @@ import yaml
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from aiokafka.admin.records_to_delete import RecordsToDelete
-from confluent_kafka.admin import AdminClient
 
 from sluice.config import Config, load
 from sluice.keys import loaded
@@ -23,7 +23,7 @@ from stream.group import Group
 from stream.outbox import Outbox
 from stream.records import Headers
 from stream.topics import Topics
-from tests.e2e.processes import Child, children, committed, produce, read, total, until, until_committed
+from tests.e2e.processes import Child, children, committed, forget_offsets, produce, read, total, until, until_committed
 
 PARTITIONS = 2
 TOLD = "sluice start FILE"
@@ -76,13 +76,6 @@ class Pipeline:
 
     def tp(self, partition: int) -> TopicPartition:
         return TopicPartition(self.raw, partition)
-
-    async def forget_offsets(self) -> None:
-        """As Kafka does when a group stood idle for longer than `offsets.retention.minutes`."""
-        admin = AdminClient({"bootstrap.servers": self.kafka})
-        for future in admin.delete_consumer_groups([self.group]).values():
-            await asyncio.to_thread(future.result)
-        assert not await committed(self.kafka, self.group)
 
     async def make_raw_anew(self, count: int) -> None:
         """Delete the raw topic, make it again, and put `count` records into each partition."""
@@ -152,8 +145,10 @@ AHEAD = 4_000_000_000
 
 
 async def test_without_its_offsets_it_ends_and_goes_on_exactly_where_it_is_told(pipeline: Pipeline) -> None:
-    await pipeline.produce(20, timestamp=1_700_000_000_000)
-    await pipeline.produce(20, first=20, timestamp=1_700_000_060_000)
+    between = datetime.now(UTC) - timedelta(minutes=10)  # recent: retention goes by the records' timestamps
+    moment = int(between.timestamp() * 1000)
+    await pipeline.produce(20, timestamp=moment - 30_000)
+    await pipeline.produce(20, first=20, timestamp=moment + 30_000)
     await pipeline.set_offsets(0, epoch=AHEAD)
     worker = await pipeline.worker()
     await pipeline.until_at(40, 40)
@@ -163,7 +158,7 @@ async def test_without_its_offsets_it_ends_and_goes_on_exactly_where_it_is_told(
     assert "stop all of them first" in said
     assert await committed(pipeline.kafka, pipeline.group) == before, "a refused start moved an offset"
     assert await worker.stop() == 0
-    await pipeline.forget_offsets()
+    await forget_offsets(pipeline.kafka, pipeline.group)
 
     code, said = await pipeline.ended("worker", str(pipeline.file), pipeline.name)
     assert code == 78
@@ -171,7 +166,7 @@ async def test_without_its_offsets_it_ends_and_goes_on_exactly_where_it_is_told(
     assert f"{TOLD} {pipeline.name} --from beginning|end|TIME" in said
     assert not await committed(pipeline.kafka, pipeline.group)
 
-    code, said = await pipeline.start_from("2023-11-14T23:14:00+01:00")  # between the two: 22:14:00 UTC
+    code, said = await pipeline.start_from(between.astimezone(timezone(timedelta(hours=1))).isoformat())
     assert code == 0, said
     assert f"{pipeline.raw}/0-1: none → 20" in said
     assert "new plan" in said
@@ -192,7 +187,7 @@ async def test_places_before_the_first_and_after_the_last_record(pipeline: Pipel
     await pipeline.produce(5)
     for where, offset in (("2000-01-01", 0), ("2999-01-01", 5), ("beginning", 0), ("end", 5)):
         _, after = await set_offsets(pipeline.config, pipeline.name, parsed_place(where))
-        assert after == {pipeline.tp(p): offset for p in range(PARTITIONS)}
+        assert after == {pipeline.tp(p): Committed(offset, "") for p in range(PARTITIONS)}
         found = await committed(pipeline.kafka, pipeline.group)
         assert found == {pipeline.tp(p): (offset, "") for p in range(PARTITIONS)}
 

@@ -230,7 +230,7 @@ async def test_fault_table(store: Store, status: int, code: str) -> None:
     store.fault = lambda method, path: (status, code)
     assert outcomes(await sink.write(delivery(0, 3))) == {("again", code)}
     with pytest.raises(Unavailable, match=code):
-        await sink.chain().claim(intent(0, 3))
+        await sink.epochs().chain(0).claim(intent(0, 3))
     assert len(store.requests) == 2  # no attempt of its own: the runner tries again
     store.fault = lambda method, path: None
     assert outcomes(await sink.write(delivery(0, 3))) == {("delivered", "")}
@@ -270,7 +270,7 @@ def intent(start: int, end: int, **more: Any) -> Intent:
 
 
 async def test_the_first_claim_decides_and_everybody_follows(store: Store) -> None:
-    chain = store.sink().chain()
+    chain = store.sink().epochs().chain(0)
     ours, theirs = intent(5, 50), intent(5, 77, compression="gzip", format="csv")
     assert await chain.find("events.success", 4, 5) is None
     assert await chain.claim(ours) == ours
@@ -281,13 +281,13 @@ async def test_the_first_claim_decides_and_everybody_follows(store: Store) -> No
 
 
 async def test_claims_at_once_agree(store: Store) -> None:
-    chains = [store.sink().chain() for _ in range(4)]
+    chains = [store.sink().epochs().chain(0) for _ in range(4)]
     decided = await asyncio.gather(*(chain.claim(intent(0, 10 + n)) for n, chain in enumerate(chains)))
     assert len({found.end for found in decided}) == 1
 
 
 async def test_a_claim_whose_answer_was_lost_is_ours_when_repeated(store: Store) -> None:
-    chain = store.sink().chain()
+    chain = store.sink().epochs().chain(0)
     store.fault = lambda method, path: "lost" if method == "PUT" else None
     with pytest.raises(Unavailable):
         await chain.claim(intent(0, 10))
@@ -296,7 +296,7 @@ async def test_a_claim_whose_answer_was_lost_is_ours_when_repeated(store: Store)
 
 
 async def test_the_last_link_is_that_of_the_partition_and_epoch(store: Store) -> None:
-    chain, later = store.sink().chain(), store.sink().chain("1700000000")
+    chain, later = store.sink().epochs().chain(0), store.sink().epochs().chain(1_700_000_000)
     assert await chain.last("events.success", 4) is None
     for start in (0, 9, 100, 12_345):
         await chain.claim(intent(start, start + 1))
@@ -322,7 +322,7 @@ async def test_the_last_link_is_that_of_the_partition_and_epoch(store: Store) ->
     ],
 )
 async def test_a_link_that_cannot_be_followed_halts(store: Store, body: bytes | str, text: str) -> None:
-    chain = store.sink().chain()
+    chain = store.sink().epochs().chain(0)
     await chain.claim(intent(7, 9, writer=99) if body == "newer" else intent(7, 9))
     key = store.names()[0]
     if body == "other":
@@ -338,9 +338,9 @@ async def test_a_link_that_cannot_be_followed_halts(store: Store, body: bytes | 
 
 async def test_a_cut_is_redone_as_it_was_decided_after_the_config_changed(store: Store) -> None:
     before = store.sink(compression="gzip")
-    decided = await before.chain().claim(intent(0, 9, compression="gzip"))
+    decided = await before.epochs().chain(0).claim(intent(0, 9, compression="gzip"))
     after = store.sink(format="csv")
-    found = await after.chain().find("events.success", 4, 0)
+    found = await after.epochs().chain(0).find("events.success", 4, 0)
     assert found == decided
     await after.write_as(delivery(0, 9), found.layout)
     await before.write(delivery(0, 9))
@@ -363,7 +363,7 @@ async def test_exactly_once_whatever_dies_or_comes_back(store: Store, seed: int)
     async def worker(number: int) -> None:
         nonlocal committed
         sink = store.sink()
-        chain: IntentChain = sink.chain()
+        chain: IntentChain = sink.epochs().chain(0)
         start = committed
         while committed < total:
             if chance.random() < 0.2:  # died, or was thought dead: begins at the bookmark, wherever others are
@@ -450,7 +450,7 @@ async def test_something_that_says_200_to_everything_is_not_taken_for_s3(store: 
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     sink = store.sink(endpoint_url=f"http://127.0.0.1:{runner.addresses[0][1]}")
     assert outcomes(await sink.write(delivery(0, 3))) == {("again", "malformed-answer")}
-    chain = sink.chain()
+    chain = sink.epochs().chain(0)
     for asked in (chain.find("events.success", 4, 0), chain.claim(intent(0, 3)), chain.last("events.success", 4)):
         with pytest.raises(Unavailable, match="malformed-answer"):
             await asked

@@ -44,5 +44,6 @@ def test_what_could_mean_two_moments_or_none_is_refused_with_a_remedy(text: str,
 
 def test_partitions_with_the_same_change_stand_on_one_line() -> None:
     before = {TopicPartition("raw", p): Committed(7, "") for p in (0, 1, 2)}
-    after = {TopicPartition("raw", p): 3 for p in (0, 1, 2, 3, 4)} | {TopicPartition("other", 0): 9}
+    after = {TopicPartition("raw", p): Committed(3, "") for p in (0, 1, 2, 3, 4)}
+    after[TopicPartition("other", 0)] = Committed(9, "")
     assert list(lines(before, after)) == ["other/0: none → 9", "raw/0-2: 7 → 3", "raw/3-4: none → 3"]
