@@ -319,8 +319,8 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
                 await self._until_fetched(hungry)
                 for tp in hungry:
                     if _is_out_of_range(self._kafka._fetcher._records.get(tp)):
-                        await self._offsets_gone()
-                        return
+                        await self._out_of_range(tp)
+                        break
                     # Nothing may be awaited between this and the taking: what is taken under an assignment that is gone is
                     # missing in the one that came after it.
                     if assignment.ended or assignment is not self.current:
@@ -333,9 +333,13 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
                     if batch is not None:
                         await self.callback(self._to_message(TP(*tp), Fetched(partition, batch)))
 
-    async def _offsets_gone(self) -> None:
-        """End the process for an offset that the log does not hold, naming every partition of the assignment where that is so."""
+    async def _out_of_range(self, tp: TopicPartition) -> None:
+        """End the process for an offset that the log does not hold, naming every partition of the assignment where that is so.
+
+        A leader that was just elected may say it of an offset that it will soon have: then the partition is fetched again.
+        """
         assignment = self.current
+        self._drop_fetched(tp)
         if assignment is None or assignment.ended:
             return
         tps = list(assignment.partitions)
@@ -344,6 +348,12 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
         gone = {tp: (at, begins[tp], ends[tp]) for tp, at in places.items() if not begins[tp] <= at <= ends[tp]}
         if gone:
             self._feed.crash(OffsetsGone(gone, self._feed.name))
+
+    def _drop_fetched(self, tp: TopicPartition) -> None:
+        """Forget what was fetched of a partition; aiokafka fetches it anew from its position."""
+        fetcher = self._kafka._fetcher
+        fetcher._records.pop(tp, None)
+        fetcher._notify(fetcher._wait_consume_future)
 
     async def _wait_for(self, event: asyncio.Event) -> None:
         try:
@@ -372,8 +382,7 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
         fetcher, tp = self._kafka._fetcher, partition.tp
         fetched = fetcher._records.get(tp)
         if isinstance(fetched, FetchError):
-            del fetcher._records[tp]
-            fetcher._notify(fetcher._wait_consume_future)
+            self._drop_fetched(tp)
             if isinstance(fetched._error, NoOffsetForPartitionError):
                 return None  # said before `perform_seek` chose the offset
             if isinstance(fetched._error, TopicAuthorizationFailedError):
@@ -388,8 +397,7 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
         start = position.position
         records = fetched.getall(BATCH_RECORDS)
         if not fetched.has_more():
-            del fetcher._records[tp]
-            fetcher._notify(fetcher._wait_consume_future)
+            self._drop_fetched(tp)
         return partition.fetched(records, start, position.position)
 
     def _to_message(self, tp: TP, fetched: Fetched) -> ConsumerMessage:

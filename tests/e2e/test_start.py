@@ -21,6 +21,7 @@ from stream.assignment import Assignment
 from stream.commits import Commits, Committed, Pin
 from stream.group import Group
 from stream.outbox import Outbox
+from stream.outputs import Held, Outputs
 from stream.records import Headers
 from stream.topics import Topics
 from tests.e2e.processes import Child, children, committed, forget_offsets, produce, read, total, until, until_committed
@@ -190,6 +191,26 @@ async def test_places_before_the_first_and_after_the_last_record(pipeline: Pipel
         assert after == {pipeline.tp(p): Committed(offset, "") for p in range(PARTITIONS)}
         found = await committed(pipeline.kafka, pipeline.group)
         assert found == {pipeline.tp(p): (offset, "") for p in range(PARTITIONS)}
+
+
+async def test_what_the_outputs_show_decides_and_what_they_cannot_show_counts_as_written(pipeline: Pipeline) -> None:
+    success, dead = f"{pipeline.name}.success", f"{pipeline.name}.dlq"
+    outputs = Outputs(pipeline.config.kafka, [success, dead])
+    tps = [pipeline.tp(p) for p in range(PARTITIONS + 1)]  # the last has no counterpart yet
+    assert await outputs.held(tps) == dict.fromkeys(tps, Held())
+    await produce(pipeline.kafka, success, {0: [b"by somebody else"] * 1000, 1: [b"by somebody else"]})
+    assert await outputs.held(tps) == dict.fromkeys(tps, Held())
+    outbox = Outbox(pipeline.config.kafka, "test")
+    await outbox.start()
+    ours = [("sluice-id", f"{pipeline.raw}/0/7".encode()), ("sluice-plan", b"99.abc")]
+    other = [("sluice-id", f"{pipeline.raw}/0/8".encode()), ("sluice-plan", b"100.abc")]  # of another partition
+    await outbox.send(success, 0, outbox.pack([(0, None, b"{}", ours)]))
+    await outbox.send(success, 1, outbox.pack([(0, None, b"{}", other)]))
+    await outbox.stop()
+    assert await outputs.held(tps) == {tps[0]: Held("records", 99), tps[1]: Held(), tps[2]: Held()}
+    async with administrator(pipeline.kafka) as admin:
+        await admin.delete_records({TopicPartition(success, 1): RecordsToDelete(before_offset=2)})
+    assert (await outputs.held(tps))[tps[1]] == Held("offsets whose records retention took")
 
 
 async def test_records_that_were_deleted_before_they_were_processed_end_it(pipeline: Pipeline) -> None:
