@@ -23,7 +23,7 @@ from stream import metrics
 from stream.app import Worker
 from stream.assignment import flattened
 from stream.diagnosis import Unreachable
-from stream.outbox import Outbox
+from stream.outbox import Outbox, ProduceRefused
 from stream.permissions import NotAllowed
 from stream.reference import ReferenceReader
 from stream.starting import NeedsStart
@@ -79,6 +79,8 @@ async def _run(config: Config, names: Sequence[str]) -> None:
         for one in flattened(error):
             if isinstance(one, NeedsStart | NotAllowed):
                 raise UserError(str(one), Exit.CONFIG) from None
+            if isinstance(one, ProduceRefused):
+                raise UserError(str(one), Exit.UNAVAILABLE) from None
         raise
     finally:
         await status.stop()

@@ -17,6 +17,7 @@ from aiokafka.errors import (
     KafkaError,
     KafkaTimeoutError,
     TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
 )
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
@@ -24,7 +25,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from stream.connection import KafkaConfig
 from stream.permissions import Need, NotAllowed, Operation
 from stream.records import Headers
-from stream.timeouts import REQUEST_SECONDS
+from stream.requests import REQUEST_SECONDS, pace_metadata
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ class Outbox:
         except BaseException:
             await producer.stop()
             raise
+        pace_metadata(producer.client)
         self._producer = producer
 
     async def stop(self) -> None:
@@ -128,18 +130,17 @@ class Outbox:
         """
         tp = TopicPartition(topic, partition)
         async with self._turns[tp]:
-            before = self._unacknowledged.get(tp)
-            if before is not None and not before.done():
-                await asyncio.wait([before])
-            for batch in batches:
-                batch.close()
-                try:
+            try:
+                if (before := self._unacknowledged.get(tp)) is not None:
+                    await self._acknowledged(tp, before)  # of a send that was cancelled, or that was refused: for good
+                for batch in batches:
+                    batch.close()
                     future = self._unacknowledged[tp] = await self._offer(tp, batch)
-                    await asyncio.shield(future)
-                except (TopicAuthorizationFailedError, ClusterAuthorizationFailedError):
-                    raise NotAllowed(self._kafka, [Need("topic", topic, Operation.WRITE)]) from None
-                except KafkaError as error:
-                    raise ProduceRefused(tp, error) from error
+                    await self._acknowledged(tp, future)
+            except (TopicAuthorizationFailedError, ClusterAuthorizationFailedError):
+                raise NotAllowed(self._kafka, [Need("topic", topic, Operation.WRITE)]) from None
+            except KafkaError as error:
+                raise ProduceRefused(tp, error) from error
 
     async def has_partition(self, topic: str, partition: int) -> bool:
         """Whether a topic has this partition by now. Asks the brokers if it had not when they were last asked."""
@@ -148,6 +149,14 @@ class Outbox:
         if partition not in (client.cluster.partitions_for_topic(topic) or ()):
             await client.force_metadata_update()
         return partition in (client.cluster.partitions_for_topic(topic) or ())
+
+    async def _acknowledged(self, tp: TopicPartition, future: asyncio.Future[object]) -> None:
+        """Wait as long as it takes, but not for a topic that is gone. Raises KafkaError for what is refused."""
+        while not future.done():
+            await asyncio.wait([future], timeout=REQUEST_SECONDS)
+            if not future.done() and not await self.has_partition(tp.topic, tp.partition):
+                raise UnknownTopicOrPartitionError
+        future.result()
 
     @property
     def _started(self) -> AIOKafkaProducer:

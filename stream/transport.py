@@ -39,8 +39,8 @@ from stream.connection import KafkaConfig
 from stream.notes import parsed
 from stream.permissions import Need, NotAllowed, Operation
 from stream.records import RecordBatch
+from stream.requests import REQUEST_SECONDS, give_joins_time, pace_metadata
 from stream.starting import NeedsStart, OffsetsGone, Starts, TopicMadeAnew
-from stream.timeouts import REQUEST_SECONDS, give_joins_time
 from stream.topic_ids import topic_ids
 
 log = logging.getLogger(__name__)
@@ -152,6 +152,7 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
             metadata_max_age_ms=10_000,
         )
         await kafka.start()
+        pace_metadata(kafka._client)
         give_joins_time(kafka, rebalance / 1000 + REQUEST_SECONDS)
         self._aiokafka = kafka
         self._commits = Commits(kafka)

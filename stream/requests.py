@@ -1,9 +1,12 @@
-"""How long a request to a broker may take, and the two kinds that may take longer."""
+"""Requests to brokers: how long one may take, which two kinds may take longer, and how often metadata is asked for."""
 
+import asyncio
+import math
+import time
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
-from aiokafka.client import ConnectionGroup
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.conn import CloseReason
 from aiokafka.errors import NodeNotReadyError, RequestTimedOutError
 from aiokafka.protocol.group import JoinGroupRequest, SyncGroupRequest
@@ -13,6 +16,8 @@ REQUEST_SECONDS = 10.0
 
 Above the brokers' own session (broker.session.timeout.ms, 9 s by default): a write to all replicas waits for that when one dies.
 """
+METADATA_SECONDS = 0.1
+"""At least so long between two requests for metadata: `retry.backoff.ms` of Kafka's own clients."""
 
 
 def give_joins_time(consumer: AIOKafkaConsumer, seconds: float) -> None:
@@ -42,3 +47,21 @@ def give_joins_time(consumer: AIOKafkaConsumer, seconds: float) -> None:
             raise RequestTimedOutError from error
 
     client.send = patient
+
+
+def pace_metadata(client: AIOKafkaClient) -> None:
+    """Let a started client ask for metadata every METADATA_SECONDS at most.
+
+    While a partition has no leader, aiokafka's sender and fetcher ask as fast as brokers answer: over 1000 times a second.
+    """
+    update = client._metadata_update
+    last = -math.inf
+
+    async def paced(*arguments: Any) -> bool:
+        nonlocal last
+        await asyncio.sleep(max(0.0, last + METADATA_SECONDS - time.monotonic()))
+        last = time.monotonic()
+        updated: bool = await update(*arguments)
+        return updated
+
+    client._metadata_update = paced
