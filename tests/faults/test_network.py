@@ -1,8 +1,8 @@
 """The network between routers and the broker is cut or loses the answers: the one that was cut off moves no foreign offset."""
 
 import asyncio
-import contextlib
 import random
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -11,11 +11,10 @@ from typing import NamedTuple
 
 import pytest
 import yaml
-from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
 
 from sluice.local_kafka import LocalKafka, _free_ports
-from tests.e2e.processes import Child, committed, until
+from tests.e2e.processes import Child, until
+from tests.faults.offsets import Offsets
 from tests.faults.proxy import Proxy
 from tests.faults.stage import WORKER, Progress, Stage, background, stage
 
@@ -48,27 +47,6 @@ def ways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ways]:
         yield Ways(kafka.bootstrap, proxied, behind)
 
 
-class Offsets:
-    """Watches the committed offsets of a group, in the background: they must never go back."""
-
-    def __init__(self, on: Stage) -> None:
-        self._on = on
-        self.looks = 0
-        self.backward: list[str] = []
-
-    async def watch(self) -> None:
-        highest: dict[TopicPartition, int] = {}
-        while True:
-            with contextlib.suppress(KafkaError):
-                found = await committed(self._on.brokers, self._on.group)
-                self.looks += 1
-                for tp, (at, _) in found.items():
-                    if at < highest.get(tp, 0):
-                        self.backward.append(f"{tp.topic}/{tp.partition} from {highest[tp]} to {at}")
-                    highest[tp] = at
-            await asyncio.sleep(0.1)
-
-
 @asynccontextmanager
 async def behind_the_proxy(
     ways: Ways, folder: Path, name: str, chance: random.Random, routers: int, session: float = SESSION
@@ -79,15 +57,14 @@ async def behind_the_proxy(
         stage(folder, ways.direct, name, session=session, worker_brokers=f"127.0.0.1:{ways.proxied}") as on,
         background(on.keep(routers)),
         Progress(on.brokers, on.routed, len(on.partitions)) as progress,
+        Offsets(on.brokers, on.group) as offsets,
     ):
-        offsets = Offsets(on)
-        async with background(offsets.watch()):
-            await until(lambda: len(on.running) == routers and all(map(assigned, on.running)), 60)
-            devices = await on.devices(RATE, seed=chance.randrange(1000))
-            await until(lambda: progress.total > RATE, 60, devices.tail)
-            yield on, proxy, progress
-            await on.stop_devices(devices)
-            await on.until_done()
+        await until(lambda: len(on.running) == routers and all(map(assigned, on.running)), 60)
+        devices = await on.devices(RATE, seed=chance.randrange(1000))
+        await until(lambda: progress.total > RATE, 60, devices.tail)
+        yield on, proxy, progress
+        await on.stop_devices(devices)
+        await on.until_done()
         assert offsets.looks > 10
         assert not offsets.backward, f"committed offsets went back: {offsets.backward}"
         assert not on.ended, f"routers ended by themselves: {on.ended}\n{on.children[-1].tail()}"
@@ -197,3 +174,53 @@ async def test_answers_are_lost_while_requests_arrive(
     assert min(swallowed) > 0, "there was a time without an answer to lose: nothing was shown"
     evidence = f"{times} times, {sum(swallowed):,} bytes of answers lost"
     seen("F-11", "requests arrive, answers are lost", found, evidence, progress.longest_pause())
+
+
+async def lose_the_answer_to_a_commit(proxy: Proxy, offsets: Offsets, partitions: set[int]) -> float:
+    """Swallow answers from when a commit of these partitions has arrived meanwhile: it is stored, and who sent it does not know.
+
+    The answers go on being lost. Returns when it was stored, time.monotonic().
+    """
+    for _ in range(20):
+        proxy.set("swallow")
+        looks, end = offsets.looks, time.monotonic() + SESSION / 2
+        await until(lambda looks=looks: offsets.looks > looks + 1)  # type: ignore[misc]  # mypy and defaults
+        before = {tp: at for tp, at in offsets.now.items() if tp.partition in partitions}
+        while time.monotonic() < end:
+            if any(offsets.now[tp] > at for tp, at in before.items()):
+                return time.monotonic()
+            await asyncio.sleep(0.02)
+        proxy.set("pass")  # all had been committed already, and without answers nothing more settles
+        await until(lambda before=before: any(offsets.now[tp] > at for tp, at in before.items()), 60)  # type: ignore[misc]
+        await asyncio.sleep(0.3)
+    raise AssertionError("no commit fell into the time without answers")
+
+
+async def test_a_commit_whose_answer_was_lost_is_repeated_after_the_group_has_moved_on(
+    ways: Ways, name: str, tmp_path: Path, chance: random.Random, seen: Callable[..., None]
+) -> None:
+    async with (
+        behind_the_proxy(ways, tmp_path, name, chance, 1) as (on, proxy, _),
+        Offsets(on.brokers, on.group) as offsets,
+    ):
+        near = on.running[0]
+        heir = await direct_router(on)
+        await heir.says("Assigned in generation", 60)
+        await near.says("Assigned in generation", 60, times=2)
+        mine = set(map(int, re.findall(r"Assigned in .* \[([\d, ]+)\]", near.output)[-1].split(",")))
+        begun = await lose_the_answer_to_a_commit(proxy, offsets, mine)
+        await heir.says("[0, 1, 2, 3, 4, 5]", seconds=SESSION + 25)
+        moved_on = time.monotonic() - begun
+        taken = dict(offsets.now)
+        await until(lambda: all(at > taken[tp] for tp, at in offsets.now.items()), 20)
+        assert "abandoned" not in near.output
+        proxy.set("pass")
+        refused = re.compile(r"abandoned: ((?:UnknownMemberId|IllegalGeneration)Error) for")
+        await until(lambda: refused.search(near.output) is not None, 30, near.tail)
+        error = refused.findall(near.output)[0]
+        await near.says("Assigned in generation", times=3, seconds=60)
+        print(f"the group moved on {moved_on:.1f} s after the answer was lost; then: {error}")
+    found = await on.judge()
+    assert not offsets.backward, offsets.backward
+    assert proxy.swallowed > 0
+    seen("F-13", "the answer to a commit is lost, the group moves on", found, f"the commit sent again: {error}")
