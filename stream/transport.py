@@ -47,6 +47,8 @@ log = logging.getLogger(__name__)
 
 SCHEME = "kafkabatch"
 FETCH_WAIT_SECONDS = 0.1
+SHORT_WAIT_SECONDS = 0.02
+"""The same while a partition waits for memory: 50 fetches a second of those that are idle, for as long as it does."""
 FETCH_BYTES = 1024 * 1024
 """Of one partition, in one fetch."""
 RESPONSE_BYTES = 8 * 1024 * 1024
@@ -310,14 +312,12 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
                 assignment = self.current
                 if assignment is None or assignment.ended:
                     self._opened.clear()
-                    await self._wait_for(self._opened)
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(0.2):
+                            await self._opened.wait()
                     continue
                 hungry = assignment.hungry()
-                if not hungry:
-                    assignment.relief.clear()
-                    await self._wait_for(assignment.relief)
-                    continue
-                await self._until_fetched(hungry)
+                await self._until_fetched(assignment, hungry)
                 for tp in hungry:
                     if _is_out_of_range(self._kafka._fetcher._records.get(tp)):
                         await self._out_of_range(tp)
@@ -356,23 +356,24 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
         fetcher._records.pop(tp, None)
         fetcher._notify(fetcher._wait_consume_future)
 
-    async def _wait_for(self, event: asyncio.Event) -> None:
-        try:
-            async with asyncio.timeout(0.2):
-                await event.wait()
-        except TimeoutError:
-            pass
-
-    async def _until_fetched(self, hungry: list[TopicPartition]) -> None:
-        """Wait for something of these partitions, at most FETCH_WAIT_SECONDS."""
+    async def _until_fetched(self, assignment: Assignment, hungry: list[TopicPartition]) -> None:
+        """Wait until something of these partitions is fetched or memory is released, at most FETCH_WAIT_SECONDS."""
         fetcher = self._kafka._fetcher
-        if not any(tp in fetcher._records for tp in hungry):
-            waiter = fetcher._create_fetch_waiter()
-            await asyncio.wait([waiter], timeout=FETCH_WAIT_SECONDS)
+        # A partition that waits for memory is left out of the fetches, and what it wants next waits for the one that is
+        # under way: there is one at a time to a broker, and if all others are idle it takes as long as it may.
+        wait = FETCH_WAIT_SECONDS if len(hungry) == len(assignment.partitions) else SHORT_WAIT_SECONDS
+        fetcher._fetch_max_wait_ms = int(wait * 1000)
+        if any(tp in fetcher._records for tp in hungry):
+            return
+        assignment.relief.clear()
+        waiter, relief = fetcher._create_fetch_waiter(), asyncio.ensure_future(assignment.relief.wait())
+        try:
+            await asyncio.wait([waiter, relief], timeout=FETCH_WAIT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             if waiter.done():
                 waiter.result()  # raises when topics or the group may not be read
-            else:
-                waiter.cancel()
+        finally:
+            relief.cancel()
+            waiter.cancel()
 
     def _take(self, partition: Partition) -> RecordBatch | None:
         """What aiokafka has fetched of a partition, at most BATCH_RECORDS of it. The same as its `fetched_records`, but for one

@@ -1,7 +1,8 @@
-"""CPU, throughput and memory of the router and of others that do the same work, on one broker in one run.
+"""CPU, throughput, memory and latency of the router and of others that do the same work, on one broker in one run.
 
 A candidate is a program of its own that takes `--brokers`, `--topic` and `--count`, works on that many records of that topic
 and writes one JSON line: `cpu_us_per_record` (all its threads), `records_per_second` (wall clock) and `peak_mb` (RSS).
+The other rows are of real workers (`workers.py`).
 """
 
 import asyncio
@@ -9,13 +10,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import orjson
 
 from sluice.bench.load import load
+from sluice.bench.workers import WorkersFailed, latency, throughput
 from sluice.local_kafka import kafka
 
 TIME_LIMIT = 900
@@ -26,18 +28,35 @@ class Candidate(NamedTuple):
     """`module` is what `python -m` runs. `share` of the records is enough for one that is slow: costs are for a record."""
 
     module: str
+    baseline: str | None = None
+    """The candidate that does the same by hand."""
     share: float = 1.0
 
 
 CANDIDATES: Mapping[str, Candidate] = {
-    "router": Candidate("sluice.bench.router"),
-    "stock-faust": Candidate("sluice.bench.stock_faust", share=0.1),
+    "router": Candidate("sluice.bench.router", "aiokafka"),
+    "stock-faust": Candidate("sluice.bench.stock_faust", "aiokafka", share=0.1),
     "aiokafka": Candidate("sluice.bench.bare_aiokafka"),
+    "consume-only": Candidate("sluice.bench.consume_only", "aiokafka-consume"),
+    "aiokafka-consume": Candidate("sluice.bench.bare_consumer"),
 }
+WORKERS = {"workers-1": 1, "workers-2": 2, "workers-4": 4}
+LATENCY = "latency"
+NAMES = (*CANDIDATES, *WORKERS, LATENCY)
+Rounds = dict[str, list[dict[str, float]]]
+"""Name → its figures in each round."""
 
 
 class BenchFailed(Exception):
     """A candidate ended without figures. The text ends in what it wrote last."""
+
+
+class Ratio(NamedTuple):
+    """CPU of a candidate against that of its baseline in the same round: the middle of all rounds, and how far they lie apart."""
+
+    median: float
+    lowest: float
+    highest: float
 
 
 def run(
@@ -47,29 +66,67 @@ def run(
     rounds: int = 3,
     mix: str = "devices",
     progress: Callable[[str], None] = lambda text: None,
-) -> dict[str, dict[str, float]]:
-    """Measure these candidates over `count` records: the median of each figure over `rounds` rounds, all candidates in each.
+) -> Rounds:
+    """Measure these (of NAMES) over `count` records. All candidates stand in each round, in turns forwards and backwards, so that
+    a machine that grows busier treats them alike; workers and latency are measured once, after that.
 
-    `mix` is one of `load.MIXES`. `progress` is told each step. The broker is a local one (or that of KAFKA_BROKERS, whose
-    topics `bench-*` then stay). Blocks for minutes. Raises BenchFailed, Missing, BrokerFailed, KafkaError; ValueError for a
-    name that is unknown.
+    The load of `latency` is half of what `workers-1` took, which is measured for it. `mix` is one of `load.MIXES`. `progress` is
+    told each step. The broker is a local one (or that of KAFKA_BROKERS, whose topics `bench-*` then stay). Blocks for
+    minutes. Raises BenchFailed, Missing, BrokerFailed, KafkaError; ValueError for a name that is unknown.
     """
-    if unknown := [name for name in names if name not in CANDIDATES]:
-        raise ValueError(f"no candidate is called {', '.join(unknown)}: there are {', '.join(CANDIDATES)}")
-    figures: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    if unknown := [name for name in names if name not in NAMES]:
+        raise ValueError(f"nothing is called {', '.join(unknown)}: there are {', '.join(NAMES)}")
+    candidates = [name for name in CANDIDATES if name in names]
+    figures: Rounds = {name: [] for name in candidates}
     directory = tempfile.TemporaryDirectory(prefix="sluice-bench-")
     with directory as path, kafka(Path(path) / "kafka", optimise=True) as brokers:
         topic = Path(path).name.removeprefix("sluice-")
-        progress(f"loading {count} records")
-        asyncio.run(load(brokers, topic, count, mix))
+        if candidates:
+            progress(f"loading {count} records")
+            asyncio.run(load(brokers, topic, count, mix))
         for number in range(1, rounds + 1):
-            for name in names:
+            for name in candidates if number % 2 else reversed(candidates):
                 progress(f"round {number} of {rounds}: {name}")
                 figures[name].append(_measure(name, brokers, topic, count))
+        try:
+            figures |= _of_workers([name for name in NAMES if name in names], brokers, count, progress)
+        except WorkersFailed as error:
+            raise BenchFailed(str(error)) from None
+    return figures
+
+
+def _of_workers(names: Iterable[str], brokers: str, count: int, progress: Callable[[str], None]) -> Rounds:
+    figures: Rounds = {}
+    for name in names:
+        if name in WORKERS:
+            progress(f"{name}: real workers on {count} records")
+            figures[name] = [asyncio.run(throughput(brokers, WORKERS[name], count))]
+        elif name == LATENCY:
+            one = figures.get("workers-1") or [asyncio.run(throughput(brokers, 1, count))]
+            rate = one[0]["records_per_second"] / 2
+            progress(f"{name}: {rate:,.0f} records a second")
+            figures[name] = [asyncio.run(latency(brokers, rate))]
+    return figures
+
+
+def medians(figures: Rounds) -> dict[str, dict[str, float]]:
+    """The median of each figure over the rounds."""
     return {
         name: {figure: statistics.median(each[figure] for each in measured) for figure in measured[0]}
         for name, measured in figures.items()
     }
+
+
+def ratios(figures: Rounds) -> dict[str, Ratio]:
+    """Of each candidate whose baseline was measured too."""
+    found = {}
+    for name, measured in figures.items():
+        baseline = CANDIDATES[name].baseline if name in CANDIDATES else None
+        if baseline in figures:
+            pairs = zip(measured, figures[baseline], strict=True)
+            each = [one["cpu_us_per_record"] / base["cpu_us_per_record"] for one, base in pairs]
+            found[name] = Ratio(statistics.median(each), min(each), max(each))
+    return found
 
 
 def _measure(name: str, brokers: str, topic: str, count: int) -> dict[str, float]:

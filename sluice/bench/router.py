@@ -4,6 +4,7 @@ import asyncio
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from pipeline.keys import new_keys_file
 from pipeline.pipeline import Pipeline, Processed
@@ -21,50 +22,54 @@ from stream.topics import Topics
 NAME = "router"
 
 
-def config(brokers: str, topic: str, keys: Path) -> Config:
-    """The workshop's pipeline: drop the buffer, route by result and total, encrypt five card fields with a key each."""
+def settings(brokers: str, topic: str, name: str, keys: Path) -> dict[str, Any]:
+    """A config with the workshop's pipeline: drop the buffer, route by result and total, encrypt five card fields."""
     path, total = ".transaction.result", {"field": ".transaction.total_price", "op": "greater_or_equal", "value": 0}
-    return Config.model_validate(
-        {
-            "kafka": {"brokers": brokers.split(","), "partitions": PARTITIONS, "replication": 1},
-            "keys": {"provider": "file", "path": str(keys)},
-            "pipelines": {
-                f"{topic}-{NAME}-{os.getpid()}": {
-                    "from": topic,
-                    "schema": "event",
-                    "drop": [".buffer"],
-                    "routes": {
-                        "success": [{"field": path, "op": "equal", "value": True}, total],
-                        "fail": [{"field": path, "op": "equal", "value": False}, total],
-                    },
-                    "encrypt": [
-                        {
-                            "field": f".transaction.cc.{field}",
-                            "key": field.replace("_", "-"),
-                            "algorithm": "AES-256-CFB",
-                            "iv_field": f".transaction.cc.{field}_iv",
-                        }
-                        for field in FIELDS
-                    ],
-                }
-            },
-        }
-    )
+    return {
+        "kafka": {"brokers": brokers.split(","), "partitions": PARTITIONS, "replication": 1},
+        "metrics": {"listen": "127.0.0.1:0"},
+        "keys": {"provider": "file", "path": str(keys)},
+        "pipelines": {
+            name: {
+                "from": topic,
+                "schema": "event",
+                "drop": [".buffer"],
+                "routes": {
+                    "success": [{"field": path, "op": "equal", "value": True}, total],
+                    "fail": [{"field": path, "op": "equal", "value": False}, total],
+                },
+                "encrypt": [
+                    {
+                        "field": f".transaction.cc.{field}",
+                        "key": field.replace("_", "-"),
+                        "algorithm": "AES-256-CFB",
+                        "iv_field": f".transaction.cc.{field}_iv",
+                    }
+                    for field in FIELDS
+                ],
+            }
+        },
+    }
+
+
+def make_keys(folder: Path) -> Path:
+    """A new key for each encrypted field, in a file of that folder."""
+    keys = folder / "keys.yaml"
+    new_keys_file(keys, [field.replace("_", "-") for field in FIELDS])
+    return keys
 
 
 async def run(brokers: str, topic: str, count: int) -> None:
     """Work on the first `count` records of `topic`, and report."""
     with tempfile.TemporaryDirectory() as folder:
-        keys = Path(folder) / "keys.yaml"
-        new_keys_file(keys, [field.replace("_", "-") for field in FIELDS])
-        settings = config(brokers, topic, keys)
-        name = next(iter(settings.pipelines))
-        async with Topics(settings.kafka) as topics:
-            await topics.create([one for one in topic_specs(settings) if one.name != topic])
-        outbox = Outbox(settings.kafka, NAME)
-        wired = wire(settings, [name], outbox, loaded(settings))
+        name = f"{topic}-{NAME}-{os.getpid()}"
+        config = Config.model_validate(settings(brokers, topic, name, make_keys(Path(folder))))
+        async with Topics(config.kafka) as topics:
+            await topics.create([one for one in topic_specs(config) if one.name != topic])
+        outbox = Outbox(config.kafka, NAME)
+        wired = wire(config, [name], outbox, loaded(config))
     await outbox.start()
-    worker, meter = Worker(wired.workloads, settings.kafka), Meter(count)
+    worker, meter = Worker(wired.workloads, config.kafka), Meter(count)
     _start_with_the_first_batch(meter)
     tune_gc()
     working = asyncio.create_task(worker.run())

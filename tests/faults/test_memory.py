@@ -1,10 +1,9 @@
 """Memory is bounded: workers at full input, with a receiver that blocks again and again, stay small, flat and in their group.
 
-FAULTS=full takes 20 minutes, with 5 minutes of blocking; otherwise about one.
+It takes 20 minutes, with 5 minutes of blocking; with FAULTS=short about one minute in all.
 """
 
 import asyncio
-import os
 import re
 import time
 from collections.abc import AsyncIterator
@@ -12,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 import yaml
 from aiohttp import web
 from aiokafka import AIOKafkaProducer
@@ -21,9 +21,9 @@ from sluice.local_kafka import LocalKafka
 from sluice.wiring import topic_specs
 from stream.topics import Topics
 from tests.e2e.processes import Child, children, until
+from tests.faults.conftest import SHORT
 
-FULL = os.environ.get("FAULTS") == "full"
-MINUTE = 60.0 if FULL else 3.0
+MINUTE = 3.0 if SHORT else 60.0
 """The schedule below is for 20 minutes; the short form goes through it 20 times as fast."""
 BLOCKED = [(1, 2.5), (5, 6), (9, 10), (14, 15.5)]
 """From and to which minute the receiver keeps every request waiting: once in the warm-up, then four minutes more."""
@@ -140,7 +140,9 @@ async def _produce(bootstrap: str, receiver: Receiver, produced: list[int]) -> N
         await producer.stop()
 
 
-async def test_workers_stay_small_and_flat_while_a_receiver_blocks(tmp_path: Path) -> None:
+async def test_workers_stay_small_and_flat_while_a_receiver_blocks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     kafka = LocalKafka(tmp_path / "kafka", properties=BOUNDED_TOPICS)
     await asyncio.to_thread(kafka.start)
     receiver = Receiver()
@@ -155,7 +157,8 @@ async def test_workers_stay_small_and_flat_while_a_receiver_blocks(tmp_path: Pat
             produced = [0] * PARTITIONS
             producing = asyncio.create_task(_produce(kafka.bootstrap, receiver, produced))
             memories = {one: Memory(worker) for one, worker in workers.items()}
-            await _run_the_schedule(receiver, memories, produced, producing)
+            with capsys.disabled():
+                await _run_the_schedule(receiver, memories, produced, producing)
             producing.cancel()
             await asyncio.wait([producing])
             await until(
@@ -200,5 +203,5 @@ async def _run_the_schedule(
             sizes = ", ".join(f"{name} {memory.samples[-1][1] / 1e6:.0f} MB" for name, memory in memories.items())
             blocked = "" if receiver.open.is_set() else ", blocked"
             print(f"minute {said}: {sizes}; {receiver.records:,} of {sum(produced):,} delivered{blocked}", flush=True)
-        await asyncio.sleep(1 if FULL else 0.2)
+        await asyncio.sleep(MINUTE / 60)
     receiver.open.set()
