@@ -19,7 +19,7 @@ async def test_an_exception_in_any_stage_loses_nothing(
     kafka: str, name: str, tmp_path: Path, chance: random.Random, seconds: Callable[[float, float], float],
     seen: Callable[..., None],
 ) -> None:  # fmt: skip
-    order = chance.sample(list(STAGES), int(seconds(6, len(STAGES)))) * int(seconds(1, 3))
+    order = chance.sample(list(STAGES), int(seconds(6, len(STAGES)))) * int(seconds(1, 2))
     left: Iterator[Sequence[str]] = ((*FAILING, one, str(chance.randrange(10**6))) for one in order)
 
     async with stage(tmp_path, kafka, name) as on:
