@@ -26,8 +26,10 @@ from tests.faults.conftest import SHORT
 MINUTE = 3.0 if SHORT else 60.0
 """The schedule below is for 20 minutes; the short form goes through it 20 times as fast."""
 BLOCKED = [(1, 2.5), (5, 6), (9, 10), (14, 15.5)]
-"""From and to which minute the receiver keeps every request waiting: once in the warm-up, then four minutes more."""
+"""From and to which minute the receiver keeps every request waiting: once in the warm-up, and again after it."""
 WARM, END = 3, 20
+GROWTH = 1.1
+"""What a worker may grow after the warm-up. Nine seconds are none: the short form does not look at it."""
 PEAK_BYTES = 300 * 1_000_000
 PARTITIONS = 12
 BACKLOG = 300_000
@@ -120,14 +122,15 @@ async def _make_topics(file: Path) -> None:
         await topics.create(topic_specs(config))
 
 
-async def _produce(bootstrap: str, receiver: Receiver, produced: list[int]) -> None:
-    """Keep the raw topic BACKLOG records ahead of what was delivered. `produced` counts by partition what is acknowledged."""
+async def _produce(bootstrap: str, receiver: Receiver, produced: list[int], enough: asyncio.Event) -> None:
+    """Until it is `enough`, keep the raw topic BACKLOG records ahead of what was delivered. `produced` counts by partition what
+    is acknowledged."""
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap, enable_idempotence=True, max_batch_size=600_000)
     await producer.start()
     try:
-        while True:
+        while not enough.is_set():
             for partition in range(PARTITIONS):
-                while sum(produced) - receiver.records > BACKLOG:
+                while sum(produced) - receiver.records > BACKLOG and not enough.is_set():
                     await asyncio.sleep(0.05)
                 batch, count = producer.create_batch(), 0
                 while batch.append(
@@ -154,13 +157,13 @@ async def test_workers_stay_small_and_flat_while_a_receiver_blocks(
             workers = {one: await start(one, "-m", "sluice.cli", "worker", str(file), one) for one in (NAME, STREAM)}
             for worker in workers.values():
                 await worker.says("Assigned in generation")
-            produced = [0] * PARTITIONS
-            producing = asyncio.create_task(_produce(kafka.bootstrap, receiver, produced))
+            produced, enough = [0] * PARTITIONS, asyncio.Event()
+            producing = asyncio.create_task(_produce(kafka.bootstrap, receiver, produced, enough))
             memories = {one: Memory(worker) for one, worker in workers.items()}
             with capsys.disabled():
                 await _run_the_schedule(receiver, memories, produced, producing)
-            producing.cancel()
-            await asyncio.wait([producing])
+            enough.set()
+            await producing  # cancelled, it might leave records that are there and not counted
             await until(
                 lambda: receiver.records >= sum(produced), 180, lambda: f"{receiver.records} of {sum(produced)} came"
             )
@@ -168,6 +171,7 @@ async def test_workers_stay_small_and_flat_while_a_receiver_blocks(
                 sum(not one for one in came[:count]) for came, count in zip(receiver.came, produced, strict=True)
             ]
             assert missing == [0] * PARTITIONS
+            assert receiver.records == sum(produced)
             for worker in workers.values():
                 assert worker.output.count("Assigned in generation") == 1, "it left its group, or lost its place in it"
                 assert await worker.stop() == 0
@@ -181,7 +185,7 @@ async def test_workers_stay_small_and_flat_while_a_receiver_blocks(
         )
     for memory in memories.values():
         assert memory.peak < PEAK_BYTES
-        assert memory.most(WARM, END) < 1.1 * memory.most(0, WARM)
+        assert SHORT or memory.most(WARM, END) < GROWTH * memory.most(0, WARM)
 
 
 async def _run_the_schedule(
