@@ -49,7 +49,13 @@ def ways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ways]:
 
 @asynccontextmanager
 async def behind_the_proxy(
-    ways: Ways, folder: Path, name: str, chance: random.Random, routers: int, session: float = SESSION
+    ways: Ways,
+    folder: Path,
+    name: str,
+    chance: random.Random,
+    routers: int,
+    session: float = SESSION,
+    rate: float = RATE,
 ) -> AsyncIterator[tuple[Stage, Proxy, Progress]]:
     """`routers` at steady work through the proxy. Afterwards the load ends and all is settled; no offset went back."""
     async with (
@@ -60,8 +66,8 @@ async def behind_the_proxy(
         Offsets(on.brokers, on.group) as offsets,
     ):
         await until(lambda: len(on.running) == routers and all(map(assigned, on.running)), 60)
-        devices = await on.devices(RATE, seed=chance.randrange(1000))
-        await until(lambda: progress.total > RATE, 60, devices.tail)
+        devices = await on.devices(rate, seed=chance.randrange(1000))
+        await until(lambda: progress.total > rate, 60, devices.tail)
         yield on, proxy, progress
         await on.stop_devices(devices)
         await on.until_done()
@@ -92,7 +98,8 @@ async def progress_is_back(progress: Progress, since: float) -> float:
 async def cut_off_and_replaced(
     ways: Ways, folder: Path, name: str, chance: random.Random, length: float, seen: Callable[..., None]
 ) -> None:
-    async with behind_the_proxy(ways, folder, name, chance, 1) as (on, proxy, progress):
+    rate = min(RATE, 100_000 / length)  # the judge reads all of it
+    async with behind_the_proxy(ways, folder, name, chance, 1, rate=rate) as (on, proxy, progress):
         heir = await direct_router(on)
         await heir.says("Assigned in generation")
         near = on.running[0]
