@@ -13,26 +13,27 @@ from stream.connection import KafkaConfig
 async def outage(kafka: KafkaConfig, topics: Sequence[str], groups: Sequence[str], seconds: float) -> str | None:
     """What is missing on the side of Kafka, in a few words; None if nothing is.
 
-    Asks over connections of its own: every broker for an answer, every partition of `topics` for a leader and the in-sync
-    replicas that `acks=all` needs, every one of `groups` for a coordinator. Takes at most `seconds`; raises nothing for what
-    the brokers do.
+    Asks over connections of its own: every partition of `topics` for a leader and the in-sync replicas that `acks=all` needs,
+    each of these leaders for an answer, every one of `groups` for a coordinator. A broker that leads none of them may be
+    down. Takes at most `seconds`; raises nothing for what the brokers do.
     """
     client = AIOKafkaClient(**kafka.client_arguments(), request_timeout_ms=int(seconds * 1000))
+    asked = f"no broker answers at {kafka.bootstrap}"
     try:
         async with asyncio.timeout(seconds):
             await client.bootstrap()
-            nodes = [broker.nodeId for broker in client.cluster.brokers()]
             request = MetadataRequest(list(topics), allow_auto_topic_creation=False)
-            for node in nodes:  # in turn: the one that does not answer is the one that the time-out finds
-                asked = f"broker {node} does not answer"
-                view = await client.send(node, request)
+            view = await client.send(client.get_random_node(), request)
             if (unfit := _unfit_partition(view, kafka.min_insync_replicas)) is not None:
                 return unfit
+            for leader in sorted({leader for *_, partitions in view.topics for _, _, leader, *_ in partitions}):
+                asked = f"broker {leader} does not answer"
+                await client.send(leader, request)
             for group in groups:
                 asked = f"group {group} has no coordinator"
                 await client.coordinator_lookup(CoordinationType.GROUP, group)
     except (KafkaError, OSError, TimeoutError):
-        return asked if client.cluster.brokers() else f"no broker answers at {kafka.bootstrap}"
+        return asked
     finally:
         await client.close()
     return None

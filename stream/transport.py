@@ -10,22 +10,14 @@ work, and a loop that is stuck should lose its membership rather than keep it by
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import faust
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.consumer.fetcher import FetchError, FetchResult
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
-from aiokafka.errors import (
-    ConsumerStoppedError,
-    GroupAuthorizationFailedError,
-    KafkaError,
-    NoOffsetForPartitionError,
-    OffsetOutOfRangeError,
-    TopicAuthorizationFailedError,
-)
+from aiokafka.errors import ConsumerStoppedError, GroupAuthorizationFailedError
 from faust.exceptions import ConsumerNotStarted
 from faust.transport import consumer as faust_consumer
 from faust.transport.drivers import TRANSPORTS
@@ -33,31 +25,21 @@ from faust.transport.drivers import aiokafka as stock_driver
 from faust.types import TP, ConsumerMessage
 from mode import Service
 
+from stream import fetches
 from stream.assignment import Assignment, Partition, Work, WorkFailed
-from stream.commits import Commits, Committed, Fenced
+from stream.commits import Commits, Fenced
 from stream.connection import KafkaConfig
-from stream.notes import parsed
+from stream.fetches import Fetches
 from stream.permissions import Need, NotAllowed, Operation
+from stream.places import Places
 from stream.records import RecordBatch
 from stream.requests import REQUEST_SECONDS, give_joins_time, pace_metadata
-from stream.starting import NeedsStart, OffsetsGone, Starts, TopicMadeAnew
-from stream.topic_ids import topic_ids
+from stream.starting import NeedsStart, Starts
 
 log = logging.getLogger(__name__)
 
 SCHEME = "kafkabatch"
-FETCH_WAIT_SECONDS = 0.1
-SHORT_WAIT_SECONDS = 0.02
-"""The same while a partition waits for memory: 50 fetches a second of those that are idle, for as long as it does."""
-FETCH_BYTES = 1024 * 1024
-"""Of one partition, in one fetch."""
-RESPONSE_BYTES = 8 * 1024 * 1024
-"""The largest answer of a broker, which is in memory twice while aiokafka takes it apart. A batch that is larger comes whole."""
-FETCHED_BYTES = 16 * 1024 * 1024
-"""What aiokafka holds undecoded, of all partitions together: with many of them each gets less than FETCH_BYTES."""
-BATCH_RECORDS = 2000
 COMMIT_SECONDS = 1.0
-RETRY_SECONDS = 0.2
 DRAIN_SECONDS = 10.0
 LEAVE_SECONDS = 2.0
 FAULT_SECONDS = 1.0
@@ -127,8 +109,6 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
         self._aiokafka: AIOKafkaConsumer | None = None
         self._draining: asyncio.Task[None] | None = None
         self._opened = asyncio.Event()
-        self._topic_ids: dict[str, str] = {}
-        """Of each topic, the id under which this process has read it first."""
 
     async def on_start(self) -> None:
         feed = self._feed
@@ -148,9 +128,9 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
             request_timeout_ms=int(REQUEST_SECONDS * 1000),
             # A member that fetches nothing for this long leaves its group for good; members that stand by are wanted.
             max_poll_interval_ms=2_000_000_000,
-            fetch_max_wait_ms=int(FETCH_WAIT_SECONDS * 1000),
-            max_partition_fetch_bytes=FETCH_BYTES,
-            fetch_max_bytes=RESPONSE_BYTES,
+            fetch_max_wait_ms=int(fetches.WAIT_SECONDS * 1000),
+            max_partition_fetch_bytes=fetches.FETCH_BYTES,
+            fetch_max_bytes=fetches.RESPONSE_BYTES,
             metadata_max_age_ms=10_000,
         )
         await kafka.start()
@@ -158,6 +138,8 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
         give_joins_time(kafka, rebalance / 1000 + REQUEST_SECONDS)
         self._aiokafka = kafka
         self._commits = Commits(kafka)
+        self._fetches = Fetches(kafka, feed.kafka)
+        self._places = Places(feed.name, kafka, self._commits, feed.starts)
 
     async def on_stop(self) -> None:
         """Drain, commit and leave the group. Faust has stopped the flow of batches by now."""
@@ -183,9 +165,7 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
             if self._aiokafka is not None:
                 try:
                     self._kafka._coordinator.check_errors()
-                    if self._kafka._fetcher._fetch_task.done():
-                        self._kafka._fetcher._fetch_task.result()
-                        raise RuntimeError("aiokafka's fetcher has ended by itself")
+                    self._fetches.check()
                 except GroupAuthorizationFailedError:
                     self._feed.crash(NotAllowed(self._feed.kafka, [Need("group", self.app.conf.id, Operation.READ)]))
                 except Exception as error:
@@ -233,7 +213,7 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
         partitions = [TopicPartition(*tp) for tp in self.assignment()]
         pin = self._pin
         try:
-            places = await self._places(partitions)
+            places = await self._places.of(partitions)
         except NeedsStart as error:
             if not self._rebalancing and pin == self._pin:
                 self._feed.crash(error)
@@ -245,61 +225,22 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
         if self.current is not None:
             self.current.abandon("a new one begins")
         assignment = Assignment(pin, self._commits, feed.work, feed.crash, feed.budget_bytes)
-        self._kafka._fetcher._max_partition_fetch_bytes = min(FETCH_BYTES, FETCHED_BYTES // max(1, len(partitions)))
+        self._fetches.share(len(partitions))
         for tp, at in places.items():
             self._kafka.seek(tp, at.offset)
-            assignment.open(tp, at, self._topic_ids.get(tp.topic, ""))
+            assignment.open(tp, at, self._places.topic_ids.get(tp.topic, ""))
         self.current = assignment
         self.joined = True
         self._opened.set()
         log.info("Assigned in generation %s: %s.", pin.generation, describe(partitions))
 
-    async def _places(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Committed]:
-        """Where each partition goes on: at its committed offset, or where `Feed.starts` says. Raises NeedsStart."""
-        while True:
-            places = await self._commits.fetch(list(partitions))
-            await self._must_be_the_same_topics(places)
-            fresh = [tp for tp in partitions if tp not in places]
-            by_hand = {tp: at.offset for tp, at in places.items() if parsed(at.note).v == 0}
-            if not fresh and not by_hand:
-                return places
-            begins = await self._kafka.beginning_offsets(fresh) if fresh else {}
-            try:
-                starts = await self._feed.starts(begins, by_hand)
-            except NeedsStart:
-                if await self._commits.fetch(fresh):
-                    continue  # what was found was written meanwhile, by another owner who has committed before it wrote
-                raise
-            return places | {tp: Committed(begin, "") for tp, begin in begins.items()} | dict(starts)
-
-    async def _must_be_the_same_topics(self, places: Mapping[TopicPartition, Committed]) -> None:
-        """Raises TopicMadeAnew when a topic is not the one that this process, or whoever committed, has read. Asks until a
-        broker answers."""
-        while True:
-            try:
-                found = await topic_ids(self._kafka._client, self._kafka.subscription())
-                break
-            except KafkaError:
-                await asyncio.sleep(RETRY_SECONDS)
-        for topic, number in found.items():
-            self._topic_ids.setdefault(topic, number)
-        anew = {topic for topic, number in found.items() if number != self._topic_ids[topic]}
-        for tp, at in places.items():
-            before = parsed(at.note).id
-            if before and before != found.get(tp.topic, before):
-                anew.add(tp.topic)
-        if anew:
-            raise TopicMadeAnew(anew, self._feed.name)
-
     @Service.task  # type: ignore[untyped-decorator]
     async def _watch_topics(self) -> None:
-        """A topic that is made anew under a running worker may have grown past its position already: reading on would skip
-        what is before it, without an error from anywhere."""
         while not self.should_stop:
             await asyncio.sleep(IDENTITY_SECONDS)
-            if self._aiokafka is not None and self._topic_ids:
+            if self._aiokafka is not None and self._places.topic_ids:
                 try:
-                    await self._must_be_the_same_topics({})
+                    await self._places.look_at_topics({})
                 except NeedsStart as error:
                     self._feed.crash(error)
 
@@ -307,7 +248,7 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
 
     async def _drain_messages(self, fetcher: Any) -> None:
         """Faust's fetcher runs this: batches go from aiokafka through Faust's conductor to the agent's stream."""
-        with self._kafka._subscription.fetch_context():  # else the member counts as idle when nothing comes
+        with self._fetches.context():
             while not (self.should_stop or fetcher.should_stop):
                 assignment = self.current
                 if assignment is None or assignment.ended:
@@ -317,9 +258,9 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
                             await self._opened.wait()
                     continue
                 hungry = assignment.hungry()
-                await self._until_fetched(assignment, hungry)
+                await self._fetches.wait(assignment, hungry)
                 for tp in hungry:
-                    if _is_out_of_range(self._kafka._fetcher._records.get(tp)):
+                    if self._fetches.out_of_range(tp):
                         await self._out_of_range(tp)
                         break
                     # Nothing may be awaited between this and the taking: what is taken under an assignment that is gone is
@@ -328,79 +269,23 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
                         break
                     partition = assignment.partitions[tp]
                     try:
-                        batch = self._take(partition)
+                        batch = self._fetches.take(partition)
                     except Exception as error:
                         raise WorkFailed(partition.in_work(), error) from None
                     if batch is not None:
                         await self.callback(self._to_message(TP(*tp), Fetched(partition, batch)))
 
     async def _out_of_range(self, tp: TopicPartition) -> None:
-        """End the process for an offset that the log does not hold, naming every partition of the assignment where that is so.
-
-        A leader that was just elected may say it of an offset that it will soon have: then the partition is fetched again.
-        """
+        """End the process for an offset that the log does not hold; or fetch again, if it does."""
         assignment = self.current
-        self._drop_fetched(tp)
+        self._fetches.drop(tp)
         if assignment is None or assignment.ended:
             return
-        tps = list(assignment.partitions)
-        begins, ends = await self._kafka.beginning_offsets(tps), await self._kafka.end_offsets(tps)
-        places = {tp: one.fetched_to for tp, one in assignment.partitions.items()}
-        gone = {tp: (at, begins[tp], ends[tp]) for tp, at in places.items() if not begins[tp] <= at <= ends[tp]}
-        if gone:
-            self._feed.crash(OffsetsGone(gone, self._feed.name))
-
-    def _drop_fetched(self, tp: TopicPartition) -> None:
-        """Forget what was fetched of a partition; aiokafka fetches it anew from its position."""
-        fetcher = self._kafka._fetcher
-        fetcher._records.pop(tp, None)
-        fetcher._notify(fetcher._wait_consume_future)
-
-    async def _until_fetched(self, assignment: Assignment, hungry: list[TopicPartition]) -> None:
-        """Wait until something of these partitions is fetched or memory is released, at most FETCH_WAIT_SECONDS."""
-        fetcher = self._kafka._fetcher
-        # A partition that waits for memory is left out of the fetches, and what it wants next waits for the one that is
-        # under way: there is one at a time to a broker, and if all others are idle it takes as long as it may.
-        wait = FETCH_WAIT_SECONDS if len(hungry) == len(assignment.partitions) else SHORT_WAIT_SECONDS
-        fetcher._fetch_max_wait_ms = int(wait * 1000)
-        if any(tp in fetcher._records for tp in hungry):
-            return
-        assignment.relief.clear()
-        waiter, relief = fetcher._create_fetch_waiter(), asyncio.ensure_future(assignment.relief.wait())
         try:
-            await asyncio.wait([waiter, relief], timeout=FETCH_WAIT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-            if waiter.done():
-                waiter.result()  # raises when topics or the group may not be read
-        finally:
-            relief.cancel()
-            waiter.cancel()
-
-    def _take(self, partition: Partition) -> RecordBatch | None:
-        """What aiokafka has fetched of a partition, at most BATCH_RECORDS of it. The same as its `fetched_records`, but for one
-        partition, and without awaiting.
-
-        Raises Hole, and KafkaError for a partition that cannot be read.
-        """
-        fetcher, tp = self._kafka._fetcher, partition.tp
-        fetched = fetcher._records.get(tp)
-        if isinstance(fetched, FetchError):
-            self._drop_fetched(tp)
-            if isinstance(fetched._error, NoOffsetForPartitionError):
-                return None  # said before `perform_seek` chose the offset
-            if isinstance(fetched._error, TopicAuthorizationFailedError):
-                raise NotAllowed(self._feed.kafka, [Need("topic", tp.topic, Operation.READ)])
-            fetched.check_raise()
-        if not isinstance(fetched, FetchResult) or fetched._partition_records is None:
-            fetcher._records.pop(tp, None)
-            return None
-        # Without this each record is copied into a frozen dataclass, for a sixth of what a record costs in all.
-        fetched._partition_records._consumer_record = _as_it_is
-        position = self._kafka._subscription.subscription.assignment.state_value(tp)
-        start = position.position
-        records = fetched.getall(BATCH_RECORDS)
-        if not fetched.has_more():
-            self._drop_fetched(tp)
-        return partition.fetched(records, start, position.position)
+            await self._places.look_at_offsets(assignment)
+        except NeedsStart as error:
+            if assignment is self.current:
+                self._feed.crash(error)
 
     def _to_message(self, tp: TP, fetched: Fetched) -> ConsumerMessage:
         last = fetched.batch.records[-1]
@@ -437,12 +322,10 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
             return {}
         lags = {}
         for tp, partition in self.current.partitions.items():
-            state = self._kafka._subscription.subscription.assignment.state_value(tp)
             settled = partition.offset
-            if partition.idle and state is not None and state.has_valid_position:
-                settled = max(settled, state.position)
-            end = (state.lso if state is not None else None) or settled
-            lags[tp] = max(0, end - settled)
+            if partition.idle:
+                settled = max(settled, self._fetches.read_to(tp) or 0)
+            lags[tp] = max(0, (self._fetches.stable_end(tp) or settled) - settled)
         return lags
 
     # Signs of life
@@ -457,10 +340,8 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
         return self._commits.answered
 
     def last_fetch(self, tp: TopicPartition) -> float | None:
-        """The time of the last answer to a fetch of this partition, with or without records; None before the first."""
-        assignment = self._kafka._subscription.subscription.assignment
-        state = assignment.state_value(tp) if assignment is not None else None
-        return state.timestamp if state is not None else None
+        """See `Fetches.last_answer`."""
+        return self._fetches.last_answer(tp)
 
     # What else Faust asks of a consumer
 
@@ -510,15 +391,6 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
 
     async def verify_all_partitions_active(self) -> None:
         """Faust's livelock detector reads state that this driver does not keep."""
-
-
-def _as_it_is(_: TopicPartition, record: Any) -> Any:
-    """The parser's own record: it has offset, timestamp, key, value and headers, and is made anew for each record."""
-    return record
-
-
-def _is_out_of_range(fetched: Any) -> bool:
-    return isinstance(fetched, FetchError) and isinstance(fetched._error, OffsetOutOfRangeError)
 
 
 class Transport(stock_driver.Transport):  # type: ignore[misc]  # Faust is not typed for --strict

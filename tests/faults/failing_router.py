@@ -18,8 +18,8 @@ from pipeline.pipeline import Pipeline
 from sluice import cli
 from stream.assignment import Partition
 from stream.commits import Commits
+from stream.fetches import Fetches
 from stream.outbox import Outbox
-from stream.transport import Consumer
 
 RECORDS, BATCHES, FEW = 1000, 20, 3
 """A stage raises about every so many calls: what is called for each record, for each batch, or once in a while."""
@@ -105,7 +105,7 @@ def _waiting(owner: type, name: str) -> Patch:
 
 
 STAGES: dict[str, tuple[Patch, int]] = {
-    "fetch": (_method(Consumer, "_take"), BATCHES),
+    "fetch": (_method(Fetches, "take"), BATCHES),
     "decode": (_compiled("_codec.decode_fast"), RECORDS),
     "enrich": (_method(Pipeline, "_enrich"), BATCHES),
     "drop": (_compiled("_drop_fields"), BATCHES),
