@@ -22,6 +22,7 @@ RESPONSE_BYTES = 8 * 1024 * 1024
 FETCHED_BYTES = 16 * 1024 * 1024
 """What aiokafka holds undecoded, of all partitions together: with many of them each gets less than FETCH_BYTES."""
 BATCH_RECORDS = 2000
+BATCH_BYTES = 4 * 1024 * 1024
 
 
 class Fetches:
@@ -70,7 +71,8 @@ class Fetches:
             waiter.cancel()
 
     def take(self, partition: Partition) -> RecordBatch | None:
-        """What is fetched of a partition, at most BATCH_RECORDS of it; None for nothing.
+        """What is fetched of a partition; None for nothing. At most BATCH_RECORDS, and one record beyond BATCH_BYTES: what was
+        fetched may be a hundred times as large, unpacked.
 
         Raises Hole, NotAllowed, and KafkaError for a partition that cannot be read.
         """
@@ -90,7 +92,7 @@ class Fetches:
         fetched._partition_records._consumer_record = _as_it_is
         position = self._state(tp)
         start = position.position
-        records = fetched.getall(BATCH_RECORDS)
+        records = _some(fetched, tp)
         if not fetched.has_more():
             self.drop(tp)
         return partition.fetched(records, start, position.position)
@@ -126,6 +128,23 @@ class Fetches:
     def _state(self, tp: TopicPartition) -> Any:
         assignment = self._subscription.subscription.assignment
         return assignment.state_value(tp) if assignment is not None else None
+
+
+def _some(fetched: FetchResult, tp: TopicPartition) -> list[Any]:
+    """The next records, as aiokafka's `getall` gives them, but bounded in bytes too."""
+    if not fetched.check_assignment(tp):
+        return []
+    records: list[Any] = []
+    size = 0
+    for record in fetched._partition_records:
+        records.append(record)
+        size += len(record.value or b"")
+        if size >= BATCH_BYTES or len(records) >= BATCH_RECORDS:
+            fetched._update_position()
+            return records
+    fetched._update_position()
+    fetched._partition_records = None
+    return records
 
 
 def _as_it_is(_: TopicPartition, record: Any) -> Any:
