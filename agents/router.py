@@ -59,6 +59,8 @@ class Router:
         self._plan_hash = pipeline.plan_hash()
         self._topics = {route: f"{name}.{route}" for route in pipeline.routes}
         self._last_epochs: dict[TopicPartition, int] = {}
+        self._turn = asyncio.Lock()
+        """One batch of all partitions in a turn of the event loop: heartbeats, commits and acknowledgements come in between."""
 
     @property
     def outputs(self) -> list[str]:
@@ -88,8 +90,10 @@ class Router:
             sending: asyncio.Task[None] | None = None
             async for batch in partition:
                 span = partition.begin(batch.end)
-                outgoing = self._outgoing(batch, plan)
-                del batch  # what is packed takes its place in memory
+                async with self._turn:
+                    outgoing = self._outgoing(batch, plan)
+                    del batch  # what is packed takes its place in memory
+                    await asyncio.sleep(0)
                 if sending is not None:
                     await sending
                 sending = group.create_task(self._send(partition, span, outgoing, note))
