@@ -162,7 +162,7 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
         """aiokafka keeps what ends its own tasks to itself until somebody polls: then a worker would stand idle for ever."""
         while not self.should_stop:
             await asyncio.sleep(FAULT_SECONDS)
-            if self._aiokafka is not None:
+            if self._aiokafka is not None and not self.should_stop:  # stopping ends these tasks in order
                 try:
                     self._kafka._coordinator.check_errors()
                     self._fetches.check()
@@ -238,7 +238,7 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
     async def _watch_topics(self) -> None:
         while not self.should_stop:
             await asyncio.sleep(IDENTITY_SECONDS)
-            if self._aiokafka is not None and self._places.topic_ids:
+            if self._aiokafka is not None and self._places.topic_ids and not self.should_stop:
                 try:
                     await self._places.look_at_topics({})
                 except NeedsStart as error:
