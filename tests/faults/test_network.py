@@ -120,7 +120,8 @@ async def cut_off_and_replaced(
         assert heir.process.returncode is None, heir.tail()
         print(f"cut off for {length:.0f} s: taken over after {taken:.1f} s; {proxy.held} pieces held up")
     found = await on.judge()
-    why = next(line for line in near.output.splitlines() if "abandoned" in line).rpartition("abandoned: ")[2]
+    refused = re.search(r"abandoned: (\w+) for ", near.output)
+    why = f"its commit: {refused.group(1)}" if refused else "it was told by its heartbeat"
     seen("F-10", f"a router cut off for {length:.0f} s, another takes over", found, why, progress.longest_pause())
 
 
