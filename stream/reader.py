@@ -1,7 +1,7 @@
 """Reading a routed topic without the router's repeats.
 
 A router that crashed writes again what it had written since its last commit: in the same order, into the same partition.
-So a reader needs one number for each partition and plan: the highest raw offset that it has taken. Everything at or below
+So a reader needs one number for each topic, partition and plan: the highest raw offset that it has taken. Everything at or below
 it has been seen. The number travels in the commit metadata, for the next owner (docs/delivery.md).
 """
 
