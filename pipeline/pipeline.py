@@ -18,6 +18,10 @@ from schemas.refused import Refused
 from schemas.subjects import load
 from stream.records import Record
 
+MEANING = 1
+"""Of a config: raised by a release that decodes, drops or routes otherwise under the same config. Readers tell plans apart by it:
+what an older release had written under other routes must not pass for what this one would have."""
+
 
 @dataclass(slots=True)
 class Processed:
@@ -74,9 +78,10 @@ class Pipeline:
         return done
 
     def plan_hash(self) -> str:
-        """Twelve hex digits that change with the pipeline's config and the schema version, and not with keys or defaults."""
+        """Twelve hex digits that change with the pipeline's config, the schema version and MEANING, and not with keys or
+        defaults."""
         described = self._config.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-        plan = json.dumps([self.name, self._schema, described], sort_keys=False, separators=(",", ":"))
+        plan = json.dumps([MEANING, self.name, self._schema, described], sort_keys=False, separators=(",", ":"))
         return hashlib.sha256(plan.encode()).hexdigest()[:12]
 
     def _decode(self, records: Sequence[Record], done: Processed) -> tuple[Sequence[int], list[Any]]:
