@@ -1,0 +1,158 @@
+"""The records in one fetch answer of one partition, many at a time.
+
+aiokafka unpacks them one by one through a generator and three calls each, for as much as all the rest of reading costs.
+"""
+
+import logging
+from collections.abc import Iterator
+from itertools import chain, islice
+from typing import Any
+
+from aiokafka.consumer import fetcher
+from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
+from aiokafka.errors import CorruptRecordException
+from aiokafka.record.default_records import _DefaultRecordBatchPy
+from aiokafka.record.memory_records import MemoryRecords
+
+from stream.records import Record
+
+log = logging.getLogger(__name__)
+
+STEP_RECORDS = 64
+LARGE_BYTES = 16 * 1024
+"""Records of this size and more are taken one at a time, so that what is taken stays near its limit."""
+_BATCH_LENGTH = slice(8, 12)
+"""Of a batch, how many bytes follow behind these (kafka.apache.org/documentation/#recordbatch)."""
+
+
+class Answer:
+    """The batches of one fetch answer, as aiokafka's `MemoryRecords` gives them, with the bytes of the one at hand."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._parser = MemoryRecords(data)
+        self._start = self._end = 0
+
+    def size_in_bytes(self) -> int:
+        size: int = self._parser.size_in_bytes()
+        return size
+
+    def has_next(self) -> bool:
+        there: bool = self._parser.has_next()
+        return there
+
+    def next_batch(self) -> Any:
+        head = self._data[self._end : self._end + 12]
+        self._start, self._end = self._end, self._end + 12 + int.from_bytes(head[_BATCH_LENGTH], "big")
+        return self._parser.next_batch()
+
+    @property
+    def batch(self) -> bytes:
+        """The batch that was given last."""
+        return self._data[self._start : self._end]
+
+
+def keep_answers() -> None:
+    """Let every consumer of this process keep the bytes of what it fetches until that is taken. Harmless to call again."""
+    fetcher.MemoryRecords = Answer
+
+
+class _Lenient(bytearray):
+    """Bytes in which text that is no UTF-8 is read as Java's client reads it."""
+
+    def __getitem__(self, at: Any) -> Any:
+        found = super().__getitem__(at)
+        return _Lenient(found) if isinstance(found, bytearray) else found
+
+    def decode(self, encoding: str = "utf-8", errors: str = "replace") -> str:
+        return super().decode(encoding, "replace")
+
+
+def leniently(batch: bytes) -> Iterator[Record]:
+    """The records of a batch one of which has a header whose name is no UTF-8: what is wrong in it becomes U+FFFD.
+
+    aiokafka's parser refuses such a record, and with it all behind it; brokers take it, and Java's client reads it so.
+    """
+    parser = _DefaultRecordBatchPy(batch)
+    iter(parser)  # unpacks what is compressed
+    parser._buffer = _Lenient(parser._buffer)
+    return chain(parser)
+
+
+class Unpacking:
+    """Takes the place of aiokafka's `PartitionRecords`, and goes on from where that one stands.
+
+    The rules are aiokafka's: checksums are looked at, control batches and what was aborted are passed over, and so are
+    records before the offset that was asked for (a broker answers with whole batches).
+    """
+
+    def __init__(self, fetched: PartitionRecords) -> None:
+        self._fetched = fetched
+        fetched._records_iterator = (
+            None  # it holds `fetched` in turn: both would stay until the garbage collector comes
+        )
+        self._batch: Any = None
+        self._records: Iterator[Any] = iter(())
+        self.next_fetch_offset: int = fetched.next_fetch_offset
+        """One past what was taken or passed over."""
+
+    def take(self, most: int, most_bytes: int) -> list[Record]:
+        """The next records: at most `most`, and few beyond `most_bytes` of values; fewer than both only if there are no more.
+
+        Raises CorruptRecordException for a batch whose checksum is wrong; nothing of it is taken.
+        """
+        taken: list[Record] = []
+        size = 0
+        while len(taken) < most and size < most_bytes:
+            step = STEP_RECORDS if size < LARGE_BYTES * len(taken) else 1
+            try:
+                some = list(islice(self._records, min(step, most - len(taken))))
+            except UnicodeDecodeError:
+                fetched = self._fetched
+                log.warning(
+                    "%s/%s holds a header whose name is no UTF-8, from offset %s on.",
+                    *fetched._tp,
+                    self.next_fetch_offset,
+                )
+                self._records = leniently(fetched._records.batch)  # those that were taken are passed over below
+                continue
+            if some:
+                start, self.next_fetch_offset = self.next_fetch_offset, some[-1].offset + 1
+                if some[0].offset < start:
+                    some = [record for record in some if record.offset >= start]
+                    self.next_fetch_offset = max(start, self.next_fetch_offset)
+                taken += some
+                size += sum([len(record.value or b"") for record in some])
+                continue
+            if self._batch is not None:
+                # Compaction leaves a batch its last offset when the last record has gone.
+                self.next_fetch_offset = max(self.next_fetch_offset, self._batch.next_offset)
+            if not self._open_next():
+                break
+        return taken
+
+    def more(self) -> bool:
+        """Whether there is something left to look at. It may turn out to hold nothing to take."""
+        return self._batch is not None or bool(self._fetched._records.has_next())
+
+    def _open_next(self) -> bool:
+        """Go to the next batch of the answer, which may hold nothing to take. False at the end."""
+        fetched = self._fetched
+        if not fetched._records.has_next():
+            self._batch = None
+            return False
+        batch = self._batch = fetched._records.next_batch()
+        self._records = iter(())
+        if not batch.validate_crc():
+            raise CorruptRecordException(
+                f"the checksum of a batch of {fetched._tp.topic}/{fetched._tp.partition} is wrong"
+            )
+        if fetched._isolation_level == READ_COMMITTED and batch.producer_id is not None:
+            fetched._consume_aborted_up_to(batch.base_offset)
+            if batch.is_control_batch and fetched._contains_abort_marker(batch):
+                fetched._aborted_producers.discard(batch.producer_id)
+            if batch.is_transactional and batch.producer_id in fetched._aborted_producers:
+                return True
+        if not batch.is_control_batch:
+            self._records = chain(batch)  # the batch itself refuses to be begun twice
+        return True
