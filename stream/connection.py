@@ -74,8 +74,9 @@ class KafkaConfig(BaseModel):
     max_message_bytes: int = Field(
         default=12 * 1024 * 1024,
         ge=65_536,
-        le=1_073_741_824,
-        description="The largest batch that a topic takes, in bytes.",
+        le=100_000_000,
+        description="The largest batch that a topic takes, in bytes. Brokers take no request above their "
+        "`socket.request.max.bytes`, 100 MiB by default.",
     )
     session_seconds: float = Field(
         default=30,

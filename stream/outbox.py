@@ -10,6 +10,7 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import (
@@ -35,6 +36,9 @@ BATCH_BYTES = 1_000_000
 """A produce batch closes here: below the 1 MiB that brokers and topics take by default."""
 BATCH_OVERHEAD = 1024
 """Room for the batch's own header, so that a record that fits the limit fits in its batch too."""
+IN_FLIGHT_BYTES = 32 * 1024 * 1024
+"""Of batches that are not acknowledged. aiokafka puts one of each partition that a broker leads into one request, whatever that
+comes to, and a broker closes the connection on more than `socket.request.max.bytes` (100 MiB), every time anew."""
 CLOSE_SECONDS = 3
 """For closing connections: after a drain nothing is unacknowledged, and after a crash nothing more is wanted."""
 
@@ -58,6 +62,11 @@ class Outbox:
         self._producer: AIOKafkaProducer | None = None
         self._turns: dict[TopicPartition, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._unacknowledged: dict[TopicPartition, asyncio.Future[object]] = {}
+        self._in_flight = 0
+        """Bytes of batches that are not acknowledged, of sends that were cancelled too."""
+        self._relief = asyncio.Event()
+        self._gate = asyncio.Lock()
+        """Who waits for room waits in line: a large batch would never find any beside many small ones."""
         self.max_record_bytes = kafka.max_message_bytes - BATCH_OVERHEAD
 
     async def start(self) -> None:
@@ -83,6 +92,9 @@ class Outbox:
             await producer.stop()
             raise
         pace_metadata(producer.client)
+        producer._txn_manager.increment_sequence_number = partial(
+            _next_sequence, producer._txn_manager._sequence_numbers
+        )
         self._producer = producer
 
     async def stop(self) -> None:
@@ -164,9 +176,34 @@ class Outbox:
         return self._producer
 
     async def _offer(self, tp: TopicPartition, batch: BatchBuilder) -> asyncio.Future[object]:
+        """Hand a batch over as soon as there is room for it. One that is larger than IN_FLIGHT_BYTES goes alone."""
+        size = batch.size()
+        async with self._gate:
+            while self._in_flight and self._in_flight + size > IN_FLIGHT_BYTES:
+                self._relief.clear()
+                await self._relief.wait()
+            self._in_flight += size
+        try:
+            future = await self._taken(tp, batch)
+        except BaseException:
+            self._released(size)
+            raise
+        future.add_done_callback(lambda _: self._released(size))
+        return future
+
+    def _released(self, size: int) -> None:
+        self._in_flight -= size
+        self._relief.set()
+
+    async def _taken(self, tp: TopicPartition, batch: BatchBuilder) -> asyncio.Future[object]:
         while True:
             try:
                 future: asyncio.Future[object] = await self._started.send_batch(batch, tp.topic, partition=tp.partition)
                 return future
             except KafkaTimeoutError:  # not taken in: the partition has no leader, or a batch is stuck before it
                 log.warning("%s/%s takes no batch at present; offering it again.", tp.topic, tp.partition)
+
+
+def _next_sequence(numbers: dict[TopicPartition, int], tp: TopicPartition, count: int) -> None:
+    """Count on, from the largest number to 0 as Java's client does. aiokafka goes to negative ones, which brokers refuse."""
+    numbers[tp] = (numbers[tp] + count) % 2**31

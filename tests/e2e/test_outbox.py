@@ -14,6 +14,7 @@ from aiokafka.errors import MessageSizeTooLargeError
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from sluice.local_kafka import LocalKafka
+from stream import outbox as outbox_module
 from stream.connection import KafkaConfig
 from stream.outbox import Outbox, ProduceRefused
 from tests.e2e.processes import committed, produce, read, until
@@ -123,6 +124,53 @@ async def test_nothing_stands_behind_a_refused_batch(
     with pytest.raises(ProduceRefused):
         await outbox.send(topic, 0, packed(outbox, b"later"))
     assert await stands(cluster, topic) == [b"first"]
+
+
+async def test_one_request_never_grows_beyond_what_a_broker_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All partitions that a broker leads share a request; a broker closes the connection on one that is too large."""
+    partitions, value, large = 12, b"x" * 700_000, b"x" * 1_900_000
+    small_broker = LocalKafka(tmp_path / "kafka", properties={"socket.request.max.bytes": "3000000"})
+    with small_broker as cluster:
+        await make(cluster, "out", dict.fromkeys(range(partitions), 0), max_message_bytes="2500000")
+        config = KafkaConfig(brokers=[cluster.bootstrap], replication=1, max_message_bytes=2_500_000)
+
+        async def send(one: Outbox) -> None:
+            async with asyncio.TaskGroup() as group:
+                for partition in range(partitions):
+                    group.create_task(
+                        one.send("out", partition, packed(one, value, large if partition == 5 else value))
+                    )
+
+        unbounded = Outbox(config, "unbounded")
+        await unbounded.start()
+        monkeypatch.setattr(outbox_module, "IN_FLIGHT_BYTES", 1 << 30)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(send(unbounded), 5)
+        await unbounded.stop()
+        monkeypatch.setattr(outbox_module, "IN_FLIGHT_BYTES", 1_500_000)
+        bounded = Outbox(config, "bounded")
+        await bounded.start()
+        await asyncio.wait_for(send(bounded), PATIENCE)
+        assert bounded._in_flight == 0
+        await bounded.stop()
+        found = await read(cluster.bootstrap, "out")
+    for partition in range(partitions):
+        sizes = [len(one.value) for one in found[partition]]  # type: ignore[attr-defined]  # aiokafka is untyped
+        assert sizes[-2:] == [len(value), len(large if partition == 5 else value)]
+
+
+async def test_more_records_than_a_sequence_number_counts(
+    cluster: LocalKafka, outbox: Outbox, topic_name: Callable[[str], str]
+) -> None:
+    topic = topic_name("counted")
+    await make(cluster, topic)
+    assert outbox._producer is not None
+    outbox._producer._txn_manager._sequence_numbers[TopicPartition(topic, 0)] = 2**31 - 3
+    for number in range(3):
+        await outbox.send(topic, 0, outbox.pack([(1, None, b"%010d" % (5 * number + n), []) for n in range(5)]))
+    assert await stands(cluster, topic) == numbered(15)
 
 
 async def test_a_cancelled_send_that_was_refused_lets_nothing_through_either(
