@@ -79,7 +79,8 @@ def make_app(
         autodiscover=False,
         agent_supervisor=CrashingSupervisor,
         broker_commit_interval=transport.COMMIT_SECONDS,
-        broker_request_timeout=max(90.0, kafka.session_seconds),
+        # How long `perform_seek` may take: after it Faust drops the assignment without a word. The watchdog looks at it instead.
+        broker_request_timeout=2_000_000.0,
         broker_session_timeout=kafka.session_seconds,
         stream_wait_empty=False,
         stream_buffer_maxsize=100_000,  # batches; memory is bounded in bytes by the assignment

@@ -8,6 +8,9 @@ from aiokafka.errors import KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
 
 from stream.connection import KafkaConfig
+from stream.diagnosis import Unreachable, reach
+
+REASON_SECONDS = 20.0
 
 
 async def outage(kafka: KafkaConfig, topics: Sequence[str], groups: Sequence[str], seconds: float) -> str | None:
@@ -15,7 +18,7 @@ async def outage(kafka: KafkaConfig, topics: Sequence[str], groups: Sequence[str
 
     Asks over connections of its own: every partition of `topics` for a leader and the in-sync replicas that `acks=all` needs,
     each of these leaders for an answer, every one of `groups` for a coordinator. A broker that leads none of them may be
-    down. Takes at most `seconds`; raises nothing for what the brokers do.
+    down. Takes at most `seconds`, and REASON_SECONDS to find out why; raises nothing for what the brokers do.
     """
     client = AIOKafkaClient(**kafka.client_arguments(), request_timeout_ms=int(seconds * 1000))
     asked = f"no broker answers at {kafka.bootstrap}"
@@ -33,10 +36,22 @@ async def outage(kafka: KafkaConfig, topics: Sequence[str], groups: Sequence[str
                 asked = f"group {group} has no coordinator"
                 await client.coordinator_lookup(CoordinationType.GROUP, group)
     except (KafkaError, OSError, TimeoutError):
-        return asked
+        return f"{asked}{await _why(kafka)}"
     finally:
         await client.close()
     return None
+
+
+async def _why(kafka: KafkaConfig) -> str:
+    """The reason, if no broker can be used at all: a password that was changed, a certificate that has expired."""
+    try:
+        async with asyncio.timeout(REASON_SECONDS):
+            await reach(kafka)
+    except Unreachable as error:
+        return f" ({error})"
+    except (KafkaError, OSError, TimeoutError):
+        pass
+    return ""
 
 
 def _unfit_partition(view: object, in_sync: int) -> str | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaTimeoutError
 
 from stream.connection import KafkaConfig
 from stream.reader import origin_of, plan_epoch
@@ -16,7 +17,7 @@ log = logging.getLogger(__name__)
 LOOK_OFFSETS = 200
 """So many at the end, and so many at the beginning, of each partition are looked at."""
 LOOK_SECONDS = 45.0
-"""The most that a look may take: Faust gives a new assignment twice as long."""
+"""The most that a look may take: well below what the watchdog grants."""
 
 
 @dataclass
@@ -42,7 +43,7 @@ class Outputs:
 
         Of an output whose records retention took all, nobody can say what they were: it counts as written. Foreign records
         in more than what is looked at may hide ours in their midst: then nothing is lost, but the raw partition is taken for
-        new, and its records are written again under a new plan. Raises KafkaError, and TimeoutError after LOOK_SECONDS.
+        new, and its records are written again under a new plan. Raises KafkaError; KafkaTimeoutError after LOOK_SECONDS.
         """
         found = {tp: Held() for tp in raw}
         consumer = AIOKafkaConsumer(
@@ -55,6 +56,10 @@ class Outputs:
         try:
             async with asyncio.timeout(LOOK_SECONDS):
                 await self._look(consumer, found)
+        except TimeoutError:
+            raise KafkaTimeoutError(
+                f"looking at what {', '.join(self._topics)} hold took longer than {LOOK_SECONDS:.0f} s"
+            ) from None
         finally:
             await consumer.stop()
         return found

@@ -1,10 +1,10 @@
 """Where the partitions of an assignment go on, and whether their topics are the ones that were read before."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, KafkaTimeoutError
 
 from stream.assignment import Assignment
 from stream.commits import Commits, Committed
@@ -12,6 +12,7 @@ from stream.notes import parsed
 from stream.starting import NeedsStart, OffsetsGone, Starts, TopicMadeAnew
 from stream.topic_ids import topic_ids
 
+Ask = Callable[[], Awaitable[dict[TopicPartition, int]]]
 RETRY_SECONDS = 0.2
 SURE_SECONDS = 1.0
 """A broker that lags behind the controller may for a moment name the topic that was there before: it is asked twice."""
@@ -37,7 +38,7 @@ class Places:
             by_hand = {tp: at.offset for tp, at in places.items() if parsed(at.note).v == 0}
             if not fresh and not by_hand:
                 return places
-            begins = await self._consumer.beginning_offsets(fresh) if fresh else {}
+            begins = await self._answered(lambda: self._consumer.beginning_offsets(fresh)) if fresh else {}  # noqa: B023
             try:
                 starts = await self._starts(begins, by_hand)
             except NeedsStart:
@@ -58,6 +59,16 @@ class Places:
         await asyncio.sleep(SURE_SECONDS)
         if anew := self._made_anew(await self._topic_ids(), places):
             raise TopicMadeAnew(anew, self._name)
+
+    async def _answered(self, ask: Ask) -> dict[TopicPartition, int]:
+        """What a broker answers; asked again while one is away, for as long as that takes: the watchdog knows of it."""
+        while True:
+            try:
+                return await ask()
+            except KafkaError as error:
+                if not (error.retriable or isinstance(error, KafkaTimeoutError)):
+                    raise
+            await asyncio.sleep(RETRY_SECONDS)
 
     async def _topic_ids(self) -> dict[str, str]:
         while True:
@@ -82,7 +93,8 @@ class Places:
         Asked because a leader that was just elected may say so of an offset that it will soon have.
         """
         tps = list(assignment.partitions)
-        begins, ends = await self._consumer.beginning_offsets(tps), await self._consumer.end_offsets(tps)
+        begins = await self._answered(lambda: self._consumer.beginning_offsets(tps))
+        ends = await self._answered(lambda: self._consumer.end_offsets(tps))
         at = {tp: one.fetched_to for tp, one in assignment.partitions.items()}
         gone = {tp: (at[tp], begins[tp], ends[tp]) for tp in tps if not begins[tp] <= at[tp] <= ends[tp]}
         if gone:

@@ -26,5 +26,9 @@ def stages(name: str, consumer: Consumer) -> dict[str, Stage]:
 
 
 def _work(assignment: Assignment, partition: Partition) -> Stage:
-    signs = (assignment.pin, partition.steps, partition.fetched_to, partition.offset, partition.held_bytes)
+    signs = (
+        assignment.pin,
+        partition.steps,
+        partition.offset,
+    )  # not what is fetched: that goes on while the work stands
     return Stage(signs, partition.expected_seconds, partition.in_work())

@@ -232,6 +232,8 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
         self.current = assignment
         self.joined = True
         self._opened.set()
+        # Faust lets the flow go on after this and empties all queues then; nothing of this assignment may be in them.
+        self.app.flow_control.suspend()
         log.info("Assigned in generation %s: %s.", pin.generation, describe(partitions))
 
     @Service.task  # type: ignore[untyped-decorator]

@@ -89,6 +89,8 @@ class Watchdog:
         self._beats = 0
         self._over = threading.Event()
         self._said = float("-inf")
+        self._asked = float("-inf")
+        self._calm = True
 
     def start(self) -> None:
         """Begin to look at the running loop: `beat` has to be called from it. Ends with `stop`."""
@@ -103,8 +105,8 @@ class Watchdog:
         self._beats += 1
 
     def calm(self) -> bool:
-        """Nothing has stood still for half the limit."""
-        return not self._stalls.over(self._limit / 2)
+        """Nothing has stood still for half the limit that the brokers are not to blame for."""
+        return self._calm
 
     async def run(self) -> None:
         """Look at the stages until cancelled."""
@@ -112,25 +114,31 @@ class Watchdog:
             before = time.monotonic()
             await asyncio.sleep(self._interval)
             self._stalls.look(self._stages(), self._awake(before))
-            if not self._stalls.over(self._limit):
+            if not self._stalls.over(self._limit / 2):
+                self._calm = True
+                continue
+            if not self._stalls.over(self._limit) and time.monotonic() - self._asked < self._limit / 8:
                 continue
             missing = await self._outage(ANSWER_SECONDS)
+            self._asked = time.monotonic()
             if missing is None:
                 self._stalls.look(self._stages(), 0.0)  # asking took a while, in which something may have got on
+                self._calm = not self._stalls.over(self._limit / 2)
                 for name, stage in self._stalls.over(self._limit).items():
                     self._end(Stuck(f"{name} has not got on for {self._limit:.0f} s"), stage.at)
-            elif time.monotonic() - self._said >= SAY_SECONDS:
+                continue
+            self._calm = True
+            if time.monotonic() - self._said >= SAY_SECONDS:
                 self._said = time.monotonic()
-                log.warning("Nothing gets on, for %s; waiting until it is back.", missing)
-            if missing is not None:
-                await self._until_back()
+                log.warning("Nothing gets on: %s; waiting until it is back.", missing)
+            await self._until_back()
 
     async def _until_back(self) -> None:
         while (missing := await self._outage(ANSWER_SECONDS)) is not None:
             if time.monotonic() - self._said >= SAY_SECONDS:
                 self._said = time.monotonic()
                 log.warning("Still waiting: %s.", missing)
-            await asyncio.sleep(self._interval)
+            await asyncio.sleep(self._limit / 20)
         self._stalls.forget()
 
     def _look_at_the_loop(self) -> None:

@@ -9,6 +9,7 @@ from aiokafka import TopicPartition
 
 from stream.assignment import Assignment, Hole, Partition
 from stream.commits import Committed, Fenced, Pin
+from stream.progress import stages
 
 TP = TopicPartition("raw", 0)
 
@@ -169,3 +170,18 @@ async def test_offsets_without_a_record_behind_a_batch_that_still_waits_do_not_s
     assert partition.offset == 10
     await assignment.drain(1)
     assert partition.offset == 10
+
+
+async def test_work_that_hangs_is_seen_though_more_is_fetched() -> None:
+    assignment, _ = opened(FakeCommits())
+    partition = assignment.partitions[TP]
+    consumer: Any = SimpleNamespace(
+        joined=True, current=assignment, generation=1, commits_answered=0, last_fetch=lambda tp: None
+    )
+    batch = partition.fetched(records(5), 10, 15)
+    assert batch is not None
+    partition.begin(batch.end)
+    before = stages("events", consumer)["events: work on raw/0"]
+    partition.fetched(records(5), 15, 20)
+    assert stages("events", consumer)["events: work on raw/0"].signs == before.signs
+    await assignment.drain(0)

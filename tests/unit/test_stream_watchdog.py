@@ -65,6 +65,29 @@ async def test_brokers_are_asked_first_and_while_they_are_out_nobody_is_blamed(e
     assert ends == ["fetch of raw/0 has not got on for 0 s"]
 
 
+async def test_a_process_that_waits_for_brokers_stays_calm_and_one_that_stands_still_does_not(ends: list[str]) -> None:
+    missing: str | None = "raw/0 has no leader"
+    asked = 0
+
+    async def outage(seconds: float) -> str | None:
+        nonlocal asked
+        asked += 1
+        return missing
+
+    dog = Watchdog(0.4, lambda: {"fetch of raw/0": Stage(1)}, outage, lambda _: None)
+    running = asyncio.create_task(dog.run())
+    async with asyncio.timeout(10):
+        while asked < 20:
+            assert dog.calm()
+            await asyncio.sleep(0.01)
+        missing = None
+        while dog.calm():
+            await asyncio.sleep(0.01)
+        assert not running.done(), "it was ended before /live said so"
+        with pytest.raises(Ended):
+            await running
+
+
 async def test_what_got_on_while_the_brokers_were_asked_is_not_stuck(ends: list[str]) -> None:
     signs, asked = 0, asyncio.Event()
 
