@@ -2,7 +2,7 @@
 
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
 
 OURS = ("agents", "pipeline", "schemas", "sinks", "sluice", "stream")
@@ -39,7 +39,7 @@ def ending(error: BaseException) -> tuple[str, Exit]:
     for leaf in leaves:
         if isinstance(leaf, UserError):
             return f"sluice: {leaf}", leaf.code
-    if all(isinstance(leaf, _outside()) for leaf in leaves):
+    if all(isinstance(leaf, _outside()) for leaf in leaves) and not _stays(error, leaves):
         advice = (
             "; see that the brokers are there, then try again" if type(leaves[0]).__module__ == KAFKA_ERRORS else ""
         )
@@ -74,9 +74,15 @@ def _place(error: BaseException) -> str:
     return f" at {error.at}" if known and isinstance(error, known.WorkFailed) else ""
 
 
+def _stays(error: BaseException, leaves: Iterable[BaseException]) -> bool:
+    """Whether it was met at a place in a partition and will be there again: a batch with a wrong checksum, an unknown codec."""
+    return _place(error) != "" and any(not getattr(leaf, "retriable", True) for leaf in leaves)
+
+
 def _trace(error: BaseException) -> list[str]:
     frames = [line for text in traceback.format_tb(error.__traceback__) for line in text.rstrip("\n").split("\n")]
-    ours = type(error).__module__.partition(".")[0] in OURS
+    module = type(error).__module__
+    ours = module.partition(".")[0] in OURS or module == KAFKA_ERRORS
     said = _said(error) if ours or isinstance(error, OSError | AssertionError) else ""
     return [*frames, f"{type(error).__name__}: {said}" if said else type(error).__name__]
 

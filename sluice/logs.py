@@ -24,12 +24,23 @@ def configure(name: str, verbose: bool) -> None:
     if not verbose:
         for handler in logging.getLogger().handlers:
             handler.addFilter(_WithoutLifecycle())
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_without_values)
 
 
 def silence() -> None:
     """Keep libraries off stderr in a command that says itself, in its own words, what it found."""
     for library in QUIET:
         logging.getLogger(library).setLevel(logging.CRITICAL)
+
+
+def _without_values(record: logging.LogRecord) -> bool:
+    """mode logs what crashed a service with its repr and traceback, and the errors of parsers quote what they read."""
+    if record.name.startswith(("faust", "mode")):
+        record.exc_info = record.exc_text = None
+        if isinstance(record.args, tuple):
+            record.args = tuple(type(one).__name__ if isinstance(one, BaseException) else one for one in record.args)
+    return True
 
 
 class _WithoutLifecycle(logging.Filter):

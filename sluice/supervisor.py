@@ -64,7 +64,7 @@ class Supervisor:
         self._patience = patience
         self._running: set[asyncio.subprocess.Process] = set()
         self._crashes: dict[tuple[str, str, int], tuple[int, int]] = {}
-        """For a name, topic and partition: the offset at which its workers crashed last, and how often there."""
+        """For a name, topic and partition: the furthest offset that its workers crashed at, and how often since."""
 
     async def run(self) -> int:
         """See `run` of this module. To be called in the main thread: its signal handlers are replaced."""
@@ -118,9 +118,10 @@ class Supervisor:
     def _times_there(self, name: str, at: InWork) -> int:
         """Count a crash, and return how many there were at this offset since the partition last got on."""
         partition = name, at.topic, at.partition
-        offset, times = self._crashes.get(partition, (at.offset, 0))
-        times = times + 1 if offset == at.offset else 1
-        self._crashes[partition] = at.offset, times
+        furthest, times = self._crashes.get(partition, (at.offset, 0))
+        # What was settled beyond a committed offset is done again: a lower offset is no other place.
+        times = times + 1 if at.offset <= furthest else 1
+        self._crashes[partition] = max(furthest, at.offset), times
         return times
 
     async def _one_run(self, name: str, report: Path) -> int:

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
+from aiokafka import errors
 from aiokafka.errors import KafkaError
 
 from sinks.contract import Sink
@@ -20,11 +21,11 @@ from sluice.keys import loaded
 from sluice.topics import remedy
 from sluice.wiring import Wired, needs, topic_specs, wire
 from stream import metrics
-from stream.app import Worker
+from stream.app import GROUP_PREFIX, Worker
 from stream.assignment import flattened
 from stream.diagnosis import Unreachable
 from stream.outbox import Outbox, ProduceRefused
-from stream.permissions import NotAllowed
+from stream.permissions import Need, NotAllowed, Operation
 from stream.reference import ReferenceReader
 from stream.starting import NeedsStart
 from stream.status import StatusServer
@@ -77,13 +78,37 @@ async def _run(config: Config, names: Sequence[str]) -> None:
                 await _work(worker, reference, stopping)
     except BaseException as error:  # a WorkFailed is no Exception
         for one in flattened(error):
-            if isinstance(one, NeedsStart | NotAllowed):
-                raise UserError(str(one), Exit.CONFIG) from None
-            if isinstance(one, ProduceRefused):
-                raise UserError(str(one), Exit.UNAVAILABLE) from None
+            if said := _for_the_user(one, config, names):
+                raise said from None
         raise
     finally:
         await status.stop()
+
+
+def _for_the_user(error: BaseException, config: Config, names: Sequence[str]) -> UserError | None:
+    """What ended a worker and can be put right outside of it; None for anything else."""
+    kafka = config.kafka
+    groups = [f"{GROUP_PREFIX}{name}" for name in names]
+    match error:
+        case ProduceRefused():
+            return UserError(str(error), Exit.UNAVAILABLE)
+        case NeedsStart() | NotAllowed():
+            text = str(error)
+        case errors.GroupAuthorizationFailedError():
+            text = str(NotAllowed(kafka, [Need("group", group, Operation.READ) for group in groups]))
+        case errors.TopicAuthorizationFailedError():
+            of_topics = [need for need in needs(config, names) if need.kind == "topic"]
+            text = str(NotAllowed(kafka, [need for need in of_topics if need.name in error.args] or of_topics))
+        case errors.InvalidSessionTimeoutError():
+            text = (
+                f"the brokers take no session of {kafka.session_seconds:g} s; set kafka.session_seconds within their "
+                "group.min.session.timeout.ms (6 s by default) and group.max.session.timeout.ms"
+            )
+        case errors.InconsistentGroupProtocolError():
+            text = f"in the group {' or '.join(groups)} works something other than Sluice; stop it, or rename yours"
+        case _:
+            return None
+    return UserError(text, Exit.CONFIG)
 
 
 def _stop_on_signals(worker: Worker) -> asyncio.Event:

@@ -31,6 +31,7 @@ UNKNOWN = (
     errors.NotEnoughReplicasError,
     errors.NotEnoughReplicasAfterAppendError,
 )
+FORBIDDEN = (errors.GroupAuthorizationFailedError, errors.TopicAuthorizationFailedError)
 RETRY_SECONDS = 0.1
 
 
@@ -39,7 +40,7 @@ class Fenced(Exception):
 
 
 class CommitRefused(Exception):
-    """The broker refuses this commit for good; the text says why and what to do."""
+    """The broker refuses this commit for good; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,8 @@ class Commits:
         """Commit under `pin`, and return when the broker has stored it.
 
         While the coordinator is away the answer is unknown, and the same request is sent again, with the same pin.
-        Raises Fenced when the group has moved on, CommitRefused for what no repetition cures.
+        Raises Fenced when the group has moved on, GroupAuthorizationFailedError or TopicAuthorizationFailedError for what
+        ACLs refuse, CommitRefused for anything else that no repetition cures.
         """
         topics = defaultdict(list)
         for tp, at in offsets.items():
@@ -95,16 +97,17 @@ class Commits:
                     OffsetCommitRequest.DEFAULT_RETENTION_TIME,
                     list(topics.items()),
                 )
+                response = None
                 # A KafkaError here: connection lost or timed out, and aiokafka has marked the coordinator dead.
                 with contextlib.suppress(errors.KafkaError):
                     response = await self._coordinator._send_req(request)
                     self.answered += 1
-                    if self._stored(response, pin):
-                        return
+                if response is not None and self._stored(response, pin):
+                    return
                 await asyncio.sleep(RETRY_SECONDS)
 
     def _stored(self, response: object, pin: Pin) -> bool:
-        """True if every partition was stored, False to send again. Raises Fenced and CommitRefused."""
+        """True if every partition was stored, False to send again. Raises as `commit` does."""
         stored = True
         for topic, partitions in response.topics:  # type: ignore[attr-defined]  # aiokafka's responses are untyped
             for partition, code in partitions:
@@ -115,10 +118,11 @@ class Commits:
                     if self._coordinator.generation == pin.generation:
                         self._coordinator.request_rejoin()
                     raise Fenced(f"{error.__name__} for {topic}/{partition} in generation {pin.generation}")
+                if issubclass(error, FORBIDDEN):
+                    raise error(topic)
                 if not issubclass(error, UNKNOWN):
                     raise CommitRefused(
-                        f"the broker refused the offset commit of {topic}/{partition}: {error.__name__}. "
-                        "Look whether the group may be written (READ on the group and on the topic)."
+                        f"the broker refused the offset commit of {topic}/{partition}: {error.__name__}"
                     )
                 log.info(
                     "Offset commit of %s/%s not answered for sure (%s); sending it again.",

@@ -1,5 +1,6 @@
 """Every wrong use ends with one message, a remedy and the right exit code; never with a stack trace, never with a secret."""
 
+import logging
 import os
 import shutil
 import signal
@@ -10,10 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from aiokafka.errors import CorruptRecordException, KafkaConnectionError
 from moto.server import ThreadedMotoServer
 
-from sluice import cli
+from sluice import cli, logs
 from sluice.exits import Exit, UserError, ending
+from stream.assignment import InWork, WorkFailed
 
 ROOT = Path(__file__).resolve().parents[2]
 SLUICE = Path(sys.executable).with_name("sluice")
@@ -215,6 +218,26 @@ def test_an_internal_fault_shows_where_and_no_value() -> None:
     assert "4111" not in text
     assert "test_cli_ends.py" in text
     assert "ValueError" in text
+
+
+def test_what_is_wrong_at_a_place_in_a_partition_is_no_outage() -> None:
+    at = InWork("raw.events", 3, 100, 200)
+    text, code = ending(WorkFailed(at, CorruptRecordException("the checksum of a batch of raw.events/3 is wrong")))
+    assert code == Exit.INTERNAL
+    assert "raw.events/3, offsets 100 to 199" in text
+    assert "checksum" in text
+    assert ending(WorkFailed(at, KafkaConnectionError("gone")))[1] == Exit.UNAVAILABLE
+
+
+def test_what_the_libraries_log_of_a_crash_holds_no_value() -> None:
+    error = UnicodeDecodeError("utf-8", b"4111111111111111", 0, 1, "invalid start byte")
+    record = logging.LogRecord(
+        "mode.services", logging.ERROR, "", 0, "Crashed reason=%r", (error,), (type(error), error, None)
+    )
+    assert logs._without_values(record)
+    text = logging.Formatter("%(message)s").format(record)
+    assert "4111" not in text
+    assert "UnicodeDecodeError" in text
 
 
 def test_a_users_mistake_inside_a_group_of_errors_is_a_sentence() -> None:

@@ -177,6 +177,13 @@ async def test_two_workers_that_trip_over_one_offset_in_turn_count_together(crew
     assert len(crew.started(name)) <= 6, "each was counted for itself"
 
 
+async def test_an_offset_that_goes_back_is_no_other_place(crew: Crew) -> None:
+    """What was settled and not committed before a crash is done again after it."""
+    name = crew.add("events", crash_at("3", "100 + 50 * (n % 2)"))
+    assert await run(crew, [name], PATIENT) == 70
+    assert len(crew.started(name)) <= 6
+
+
 async def test_two_offsets_that_crash_in_turn_are_found_out_too(crew: Crew) -> None:
     name = crew.add("events", crash_at("n % 2", "100"))
     assert await run(crew, [name], PATIENT) == 70
