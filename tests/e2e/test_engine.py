@@ -29,10 +29,11 @@ def values(count: int) -> dict[int, list[bytes]]:
 async def every_record_once(kafka: str, out: str, expected: dict[int, list[bytes]]) -> int:
     """Assert that a reader takes all of `expected`, in order, in its partition. Returns how many repeats it dropped."""
     repeats = 0
-    for partition, records in (await read(kafka, out)).items():
-        reader = Reader()
+    found = await read(kafka, out)
+    for partition, wanted in expected.items():
+        reader, records = Reader(), found[partition]
         taken = [one.value for one in records if reader.take(out, partition, one) is not None]
-        assert taken == expected[partition]
+        assert taken == wanted
         repeats += len(records) - len(taken)
     return repeats
 

@@ -60,7 +60,8 @@ async def test_workers_that_come_and_go_under_load_lose_nothing(
         await until_committed(kafka, f"sluice.{group}", ends, seconds=60)
         assert await steady.stop() == 0
         assert steady.output.count("Assigned in generation") > ROUNDS, "the group did not rebalance: nothing was shown"
-    for partition, records in (await read(kafka, out)).items():
+    found = await read(kafka, out)
+    for partition, wanted in sent.items():
         reader = Reader()
-        taken = [one.value for one in records if reader.take(out, partition, one) is not None]  # type: ignore[attr-defined]
-        assert taken == sent[partition]
+        taken = [one.value for one in found[partition] if reader.take(out, partition, one) is not None]  # type: ignore[attr-defined]
+        assert taken == wanted

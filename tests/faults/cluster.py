@@ -9,7 +9,10 @@ import orjson
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient, CoordinationType
-from aiokafka.errors import KafkaError
+from aiokafka.consumer.fetcher import READ_UNCOMMITTED
+from aiokafka.errors import KafkaError, for_code
+from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.protocol.offset import OffsetRequest
 
 from sluice.local_kafka import LocalKafka
 
@@ -37,6 +40,32 @@ async def coordinator(brokers: str, group: str) -> int:
 async def leaders(brokers: str, *topics: str) -> dict[TopicPartition, int]:
     """The leader of each partition, -1 for none; of all topics when none is named."""
     return {tp: leader for tp, (leader, _) in (await _partitions(brokers, *topics)).items()}
+
+
+async def ends_seen_by(address: str, *topics: str) -> dict[TopicPartition, int]:
+    """What one broker, asked alone, says of the partitions that it leads: where what is acknowledged ends (the high watermark).
+
+    Raises KafkaError and OSError when it does not answer.
+    """
+    client = AIOKafkaClient(bootstrap_servers=address, request_timeout_ms=3000)
+    await client.bootstrap()
+    try:
+        node = next(one.nodeId for one in client.cluster.brokers() if f"{one.host}:{one.port}" == address)
+        view = await client.send(node, MetadataRequest(list(topics), allow_auto_topic_creation=False))
+        led = [
+            (topic, [(number, -1) for _, number, leader, *_ in partitions if leader == node])
+            for _, topic, _, partitions in view.topics
+        ]
+        answer = await client.send(node, OffsetRequest(-1, READ_UNCOMMITTED, led))
+    finally:
+        await client.close()
+    found = {}
+    for topic, partitions in answer.topics:
+        for number, code, _, offset, *_ in partitions:
+            if code:
+                raise for_code(code)
+            found[TopicPartition(topic, number)] = offset
+    return found
 
 
 async def until_in_sync(cluster: LocalKafka, seconds: float = 60) -> None:

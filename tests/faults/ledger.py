@@ -1,10 +1,12 @@
-"""The judge of every fault test: each raw record against what the routed topics and the dead letters hold.
+"""The judge of fault tests: each raw record against what the routed topics and the dead letters hold.
 
 Truth is the raw topic, read committed, and what a second, independent statement of the rules says must become of each record
-(`sluice.demo.oracle`). Readers deduplicate as docs/delivery.md tells them to: one number for each partition and plan.
+(`sluice.demo.oracle`, `tests.faults.content`). Readers deduplicate as docs/delivery.md tells them to: one number for each topic,
+partition and plan.
 """
 
 import asyncio
+import zlib
 from array import array
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -15,10 +17,14 @@ from typing import Any
 import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from pipeline.ciphers import DecryptionFailed
+from pipeline.dead_letters import unseal
+from pipeline.keys import DEAD_LETTERS, Key, Keys, KeysError
 from sluice.demo.configuration import CARD_FIELDS
 from sluice.demo.ledger import CardNumbers, decrypted
 from sluice.demo.oracle import DEAD_LETTER, truth
 from stream.reader import Reader
+from tests.faults import content
 
 ROUTES = ("success", "fail", "unmatched")
 SAMPLE = 97
@@ -32,10 +38,11 @@ class Unbalanced(AssertionError):
 
 @dataclass
 class Truth:
-    """What was sent: by partition, the offsets that belong in each place, and every record's own id."""
+    """What was sent: by partition, the offsets that belong in each place, and what every record must hold there."""
 
     offsets: dict[tuple[int, str], "array[int]"] = field(default_factory=lambda: defaultdict(lambda: array("q")))
-    ids: dict[int, dict[int, int | None]] = field(default_factory=lambda: defaultdict(dict))
+    contents: dict[int, dict[int, int]] = field(default_factory=lambda: defaultdict(dict))
+    """A checksum: of what is delivered of a record, card fields apart; of a dead letter, of what was sent."""
     cards: dict[tuple[int, int], tuple[str, ...]] = field(default_factory=dict)
     """Of a sample, by partition and offset."""
     numbers: set[bytes] = field(default_factory=set)
@@ -62,12 +69,13 @@ async def read_truth(
     async for partition, record in records_of(brokers, raw, start):
         said = truth("events", "", record.value)
         known.offsets[partition, said.route].append(record.offset)
-        known.ids[partition][record.offset] = said.id
+        known.contents[partition][record.offset] = (
+            _sent(record.key, record.value) if said.route == DEAD_LETTER else content.expected(record)
+        )
         known.records += 1
-        if said.card is not None:
-            values.append(record.value)
-            if record.offset % SAMPLE == 0:
-                known.cards[partition, record.offset] = said.card
+        values.append(record.value)
+        if said.card is not None and record.offset % SAMPLE == 0:
+            known.cards[partition, record.offset] = said.card
     known.numbers |= CardNumbers(values)._numbers
     return known
 
@@ -85,7 +93,7 @@ async def judge(
     found = Found()
     for route in ROUTES:
         await _read_routed(brokers, raw, f"{name}.{route}", route, known, keys, numbers, found)
-    dead = await _read_dead_letters(brokers, name, raw, known, numbers, found)
+    dead = await _read_dead_letters(brokers, name, raw, known, keys, numbers, found)
     for log in logs:
         if clear := numbers.in_clear(log.read_bytes()):
             found.problems.append(f"{log.name}: {clear} card numbers are in clear")
@@ -124,10 +132,10 @@ async def _read_routed(
             found.problems.append(f"{topic}/{partition}@{record.offset} is from {origin}")
             continue
         taken[partition].append(offset)
-        value = orjson.loads(record.value)
         card = known.cards.get((partition, offset))
         found.cards += card is not None
-        changed += value.get("id") != known.ids[partition].get(offset) or bool(card and _card(value, keys) != card)
+        same = content.found(record) == known.contents[partition].get(offset)
+        changed += not same or bool(card and _card(orjson.loads(record.value), keys) != card)
     for partition in {number for number, _ in known.offsets} | set(taken):
         found.problems += _compare(f"{topic}/{partition}", known.offsets[partition, route], taken[partition])
     for reader in readers.values():
@@ -139,22 +147,43 @@ async def _read_routed(
 
 
 async def _read_dead_letters(
-    brokers: str, name: str, raw: str, known: Truth, numbers: CardNumbers, found: Found
+    brokers: str, name: str, raw: str, known: Truth, keys: Mapping[str, bytes], numbers: CardNumbers, found: Found
 ) -> int:
+    opening = Keys([Key(DEAD_LETTERS, "demo", keys[DEAD_LETTERS])])
     expected = {
         f"{raw}/{p}/{offset}" for (p, route), at in known.offsets.items() if route == DEAD_LETTER for offset in at
     }
-    there, clear = set(), 0
-    async for _, record in records_of(brokers, f"{name}.dlq"):
-        there.add(dict(record.headers)["sluice-id"].decode())
+    there, clear, changed = set(), 0, 0
+    async for partition, record in records_of(brokers, f"{name}.dlq"):
+        origin = dict(record.headers)["sluice-id"].decode()
+        there.add(origin)
         clear += numbers.in_clear(record.value or b"") + sum(numbers.in_clear(value) for _, value in record.headers)
+        if origin in expected:
+            offset = int(origin.rpartition("/")[2])
+            same = _unsealed(record.value, opening) == known.contents[partition].get(offset)
+            changed += not same or origin != f"{raw}/{partition}/{offset}"
     if clear:
         found.problems.append(f"{name}.dlq: {clear} card numbers are in clear")
+    if changed:
+        found.problems.append(f"{name}.dlq: {changed} letters do not hold what was sent, or are in another partition")
     if lost := sorted(expected - there):
         found.problems.append(f"{name}.dlq: {len(lost)} are missing: {lost[:5]}")
     if strange := sorted(there - expected):
         found.problems.append(f"{name}.dlq: {len(strange)} do not belong there: {strange[:5]}")
     return len(there)
+
+
+def _sent(key: bytes | None, value: bytes | None) -> int:
+    return zlib.crc32(repr((key, value)).encode())
+
+
+def _unsealed(letter: bytes | None, keys: Keys) -> int | None:
+    """The checksum of what a dead letter holds; None for one that holds nothing or cannot be opened."""
+    try:
+        held = unseal(letter or b"", keys)
+    except (DecryptionFailed, KeysError):
+        return None
+    return _sent(held.key, held.value)
 
 
 def _compare(place: str, expected: "array[int]", taken: "array[int]") -> list[str]:

@@ -2,10 +2,40 @@
 
 import asyncio
 import contextlib
+from collections import Counter, deque
+from collections.abc import Callable
 from typing import Literal
 
 Mode = Literal["pass", "blackhole", "swallow"]
 """blackhole: nothing gets through, connections stay open. swallow: requests arrive, their answers are lost."""
+
+PRODUCE, OFFSET_COMMIT = 0, 8
+"""Kafka's numbers for what changes something on the broker (kafka.apache.org/protocol#protocol_api_keys)."""
+
+
+class Frames:
+    """Follows one direction of a connection, and says of each request or answer what its first bytes are, behind its length."""
+
+    def __init__(self, begins: Callable[[bytes], None]) -> None:
+        self._begins = begins
+        self._head = b""
+        self._left = 0
+
+    def pass_on(self, data: bytes) -> None:
+        at = 0
+        while at < len(data):
+            if self._left:
+                step = min(self._left, len(data) - at)
+                self._left -= step
+                at += step
+                continue
+            step = min(6 - len(self._head), len(data) - at)
+            self._head += data[at : at + step]
+            at += step
+            if len(self._head) == 6:
+                self._left = int.from_bytes(self._head[:4], "big") - 2
+                self._begins(self._head[4:])
+                self._head = b""
 
 
 class Proxy:
@@ -19,8 +49,8 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self.held = 0
         """How many pieces of traffic were held up: a blackhole that held none has shown nothing."""
-        self.swallowed = 0
-        """How many bytes of answers were lost."""
+        self.lost: Counter[int] = Counter()
+        """How many answers were lost, by the kind of request that they answer: the broker had done what was asked."""
 
     def set(self, mode: Mode) -> None:
         """From now on. Connections whose answers were swallowed are cut when it ends: their streams have holes."""
@@ -53,22 +83,31 @@ class Proxy:
             writer.transport.abort()
             return
         self._open |= {writer, up_writer}
+        asked: deque[int] = deque()  # a broker answers the requests of a connection in their order
+        requests = Frames(lambda head: asked.append(int.from_bytes(head, "big")))
+        answers = Frames(lambda _: self._answers(asked.popleft()))
         for task in (
-            asyncio.create_task(self._pump(reader, up_writer, answers=False)),
-            asyncio.create_task(self._pump(up_reader, writer, answers=True)),
+            asyncio.create_task(self._pump(reader, up_writer, requests, answers=False)),
+            asyncio.create_task(self._pump(up_reader, writer, answers, answers=True)),
         ):
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool) -> None:
+    def _answers(self, kind: int) -> None:
+        if self._mode == "swallow":
+            self.lost[kind] += 1
+
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, frames: Frames, *, answers: bool
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65_536):
                 if self._mode == "blackhole":
                     self.held += 1
                     while self._mode == "blackhole":
                         await self._changed.wait()
+                frames.pass_on(data)
                 if self._mode == "swallow" and answers:
-                    self.swallowed += len(data)
                     continue
                 writer.write(data)
                 await writer.drain()

@@ -42,6 +42,8 @@ class Stage:
         self.children: list[Child] = []
         self.ended: list[int] = []
         """Exit codes of routers that ended though nobody had told them to."""
+        self.acknowledged = 0
+        """How many records devices had acknowledged that were stopped."""
         self._killed: set[Child] = set()
         self._number = 0
 
@@ -85,7 +87,9 @@ class Stage:
         if devices.process.returncode is None:
             devices.process.terminate()
         assert await devices.ends(seconds) == 0, devices.tail()
-        return int(devices.output.rpartition("sent ")[2])
+        count = int(devices.output.rpartition("sent ")[2])
+        self.acknowledged += count
+        return count
 
     def kill(self, child: Child) -> None:
         """kill -9, on purpose."""
@@ -137,7 +141,9 @@ class Stage:
 
     async def judge(self, known: Truth | None = None) -> Judgement:
         logs = {child.log for child in self.children}
-        return await judge(self.brokers, self.name, self.raw, self.keys, logs, known)
+        found = await judge(self.brokers, self.name, self.raw, self.keys, logs, known)
+        assert found.records >= self.acknowledged, "the raw topic lacks records that were acknowledged"
+        return found
 
     async def stop(self) -> None:
         for child in self.children:

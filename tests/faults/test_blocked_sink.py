@@ -90,7 +90,7 @@ async def test_a_receiver_that_blocks_costs_neither_records_nor_memory_nor_membe
     kafka: str, name: str, tmp_path: Path, seconds: Callable[[float, float], float], seen: Callable[..., None],
 ) -> None:  # fmt: skip
     receiver, sink = Receiver(), f"http-{name}"
-    rate, blocked = seconds(1600, 800), seconds(15, 300)
+    rate, blocked = seconds(1600, 800), seconds(15, 310)
     async with receiver.serving() as url:
         http = {"url": url, "allow_http": True, "allow_private": ["127.0.0.0/8"], "seconds": 1, "timeout_seconds": 5}
         streams = {sink: {"from": [f"{name}.{route}" for route in ROUTES], "http": http}}

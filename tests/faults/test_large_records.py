@@ -1,6 +1,6 @@
 """Large records and compressed batches: no partition stops for them, memory stays bounded, and order and deduplication hold.
 
-What a worker needs at most is printed: its peak of resident memory.
+What a worker needs at most is in the table: its peak of resident memory.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from stream.reader import Reader
 from stream.topics import Topics
 from tests.e2e.processes import Child, children, read, total, until_committed
 from tests.e2e.test_bad_input import CARD, configuration
+from tests.faults.ledger import Judgement
 
 MB = 1_000_000
 LARGEST = 52_428_800
@@ -97,8 +98,8 @@ def complete(found: Sequence[tuple[int, int]], values: Sequence[bytes]) -> bool:
 
 
 async def test_large_records_beside_small_ones_survive_a_kill(
-    kafka: str, name: str, tmp_path: Path, seconds: Callable[[float, float], float]
-) -> None:
+    kafka: str, name: str, tmp_path: Path, seconds: Callable[[float, float], float], seen: Callable[..., None],
+) -> None:  # fmt: skip
     small, largest = 500, int(seconds(20 * MB, 50 * MB))
     sizes = [
         [*[small] * 50, 1 * MB, 5 * MB, *[small] * 50, 10 * MB, 10 * MB, 10 * MB, small, largest, *[small] * 20],
@@ -124,23 +125,26 @@ async def test_large_records_beside_small_ones_survive_a_kill(
         await until_committed(kafka, group, ends, 120)
         memory = peak(second)
         assert await second.stop() == 0
+        written = await total(kafka, f"{name}.success")
     found = await taken(kafka, name)
     for partition, some in enumerate(values):
         assert complete(found[partition], some), f"partition {partition}"
-    print(f"\nrecords of 1 to {largest // MB} MB: peak {memory // MB} MB")
     assert memory < 900 * MB
+    count = sum(ends.values())
+    seen("F-28", f"records of 1 to {largest // MB} MB, kill -9", Judgement(count, 0, written - count, 1),
+         f"peak {memory // MB} MB")  # fmt: skip
 
 
 async def test_compressed_batches_that_grow_a_hundredfold_stay_within_memory(
-    kafka: str, name: str, tmp_path: Path, seconds: Callable[[float, float], float]
-) -> None:
+    kafka: str, name: str, tmp_path: Path, seconds: Callable[[float, float], float], seen: Callable[..., None],
+) -> None:  # fmt: skip
     await make(tmp_path, kafka, name, partitions=4, max_message_bytes=LARGEST, compression="zstd")
     values = [record(number, MB) for number in range(int(seconds(60, 200)))]
-    ends = {}
+    ends, ratios = {}, {}
     for partition, codec in enumerate(("gzip", "snappy", "lz4", "zstd")):
         wire = await produce(kafka, f"raw-{name}", partition, values, codec, together=10)
         ends[TopicPartition(f"raw-{name}", partition)] = len(values)
-        print(f"\n{codec}: {10 * MB // wire} to 1", end="")
+        ratios[codec] = 10 * MB // wire
     async with children(tmp_path) as start:
         worker = await start("worker", *WORKER, str(tmp_path / "config.yaml"), name)
         await until_committed(kafka, f"sluice.{name}", ends, 180)
@@ -148,8 +152,11 @@ async def test_compressed_batches_that_grow_a_hundredfold_stay_within_memory(
         assert await worker.stop() == 0
     found = await taken(kafka, name)
     assert all(complete(found[partition], values) for partition in range(4))
-    print(f"\n{4 * len(values)} MB in compressed batches: peak {memory // MB} MB")
+    assert max(ratios.values()) >= 100, "nothing grew a hundredfold"
     assert memory < 450 * MB
+    packed = ", ".join(f"{codec} {ratio}:1" for codec, ratio in ratios.items())
+    seen("F-28", f"{4 * len(values)} MB in compressed batches", Judgement(4 * len(values), 0, 0, 1),
+         f"{packed}; peak {memory // MB} MB")  # fmt: skip
 
 
 async def test_what_grows_too_large_is_a_dead_letter_and_sealed_if_it_fits(

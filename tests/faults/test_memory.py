@@ -6,7 +6,7 @@ It takes 20 minutes, with 5 minutes of blocking; with FAULTS=short about one min
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 from aiohttp import web
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from sluice.config import load
 from sluice.local_kafka import LocalKafka
@@ -22,6 +22,7 @@ from sluice.wiring import topic_specs
 from stream.topics import Topics
 from tests.e2e.processes import Child, children, until
 from tests.faults.conftest import SHORT
+from tests.faults.ledger import Judgement
 
 MINUTE = 3.0 if SHORT else 60.0
 """The schedule below is for 20 minutes; the short form goes through it 20 times as fast."""
@@ -30,6 +31,10 @@ BLOCKED = [(1, 2.5), (5, 6), (9, 10), (14, 15.5)]
 WARM, END = 3, 20
 GROWTH = 1.1
 """What a worker may grow after the warm-up. Nine seconds are none: the short form does not look at it."""
+ALIKE = [((6.5, 9), (17, 20)), ((1.5, 2.5), (14.5, 15.5))]
+"""Minutes early and late in which the same goes on: full input, and a receiver that blocks."""
+MOST_RECORDS = 1_000_000
+"""The long form delivers more than these, or it was not at full input."""
 PEAK_BYTES = 300 * 1_000_000
 PARTITIONS = 12
 BACKLOG = 300_000
@@ -122,6 +127,17 @@ async def _make_topics(file: Path) -> None:
         await topics.create(topic_specs(config))
 
 
+async def _begins(bootstrap: str) -> list[int]:
+    """Where the log of each raw partition begins."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False)
+    await consumer.start()
+    try:
+        found = await consumer.beginning_offsets([TopicPartition(RAW, number) for number in range(PARTITIONS)])
+        return list(found.values())
+    finally:
+        await consumer.stop()
+
+
 async def _produce(bootstrap: str, receiver: Receiver, produced: list[int], enough: asyncio.Event) -> None:
     """Until it is `enough`, keep the raw topic BACKLOG records ahead of what was delivered. `produced` counts by partition what
     is acknowledged."""
@@ -144,7 +160,7 @@ async def _produce(bootstrap: str, receiver: Receiver, produced: list[int], enou
 
 
 async def test_workers_stay_small_and_flat_while_a_receiver_blocks(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], seen: Callable[..., None]
 ) -> None:
     kafka = LocalKafka(tmp_path / "kafka", properties=BOUNDED_TOPICS)
     await asyncio.to_thread(kafka.start)
@@ -172,20 +188,28 @@ async def test_workers_stay_small_and_flat_while_a_receiver_blocks(
             ]
             assert missing == [0] * PARTITIONS
             assert receiver.records == sum(produced)
+            begins = await _begins(kafka.bootstrap)
             for worker in workers.values():
                 assert worker.output.count("Assigned in generation") == 1, "it left its group, or lost its place in it"
                 assert await worker.stop() == 0
     finally:
         await asyncio.to_thread(kafka.stop)
     assert receiver.most_waiting >= PARTITIONS // 2, "the receiver blocked hardly anybody"
-    for name, memory in memories.items():
-        warm, after = memory.most(0, WARM), memory.most(WARM, END)
-        print(
-            f"{name}: peak {memory.peak / 1e6:.0f} MB, warm {warm / 1e6:.0f} MB, after that at most {after / 1e6:.0f} MB"
-        )
+    evidence = [
+        f"{name} at most {memory.peak / 1e6:.0f} MB, {memory.most(0, WARM) / 1e6:.0f} MB in the first {WARM} minutes and "
+        f"{memory.most(WARM, END) / 1e6:.0f} MB after them"
+        for name, memory in memories.items()
+    ]
+    print("; ".join(evidence))
     for memory in memories.values():
         assert memory.peak < PEAK_BYTES
         assert SHORT or memory.most(WARM, END) < GROWTH * memory.most(0, WARM)
+        for early, late in ALIKE:
+            assert SHORT or memory.most(*late) < GROWTH * memory.most(*early)
+    assert SHORT or receiver.records > MOST_RECORDS
+    assert SHORT or min(begins) > 0, "retention took nothing: the topics were not bounded"
+    what = f"{END} minutes at full input, the HTTP receiver blocks for 5" if not SHORT else "a minute of the same"
+    seen("memory", what, Judgement(receiver.records, 0, 0, 1), "; ".join(evidence))
 
 
 async def _run_the_schedule(

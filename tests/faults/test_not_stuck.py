@@ -3,25 +3,13 @@
 import asyncio
 from pathlib import Path
 
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-
 from sluice.local_kafka import LocalKafka
 from tests.e2e.processes import children, produce, until_committed
-from tests.e2e.test_engine import PARTITIONS, values
-from tests.e2e.test_watchdog import FROZEN, ends
+from tests.e2e.test_engine import values
+from tests.faults.test_stuck_workers import FROZEN, ends, make
 
 LIMIT = 4
 """Seconds after which the watchdog ends what stands still (frozen_worker.py)."""
-
-
-async def make(brokers: str, *topics: str) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=brokers)
-    await admin.start()
-    try:
-        made = await admin.create_topics([NewTopic(topic, PARTITIONS, 1) for topic in topics])
-        assert all(error[1] == 0 for error in made.topic_errors), made.topic_errors
-    finally:
-        await admin.close()
 
 
 async def test_a_destination_that_is_down_and_a_process_that_was_frozen_are_not_stuck(

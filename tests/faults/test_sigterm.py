@@ -9,10 +9,11 @@ from pathlib import Path
 
 import boto3
 import pytest
+from aiokafka import TopicPartition
 from moto.server import ThreadedMotoServer
 
 from sluice.local_kafka import LocalKafka
-from tests.e2e.processes import Child, children, produce, total, until
+from tests.e2e.processes import Child, children, committed, produce, total, until
 
 SECONDS = 20
 EVENT = b'{"id":1,"transaction":{"result":true}}'
@@ -119,6 +120,10 @@ async def test_with_a_destination_that_does_not_answer(kafka: str, name: str, tm
         await until(lambda: bool(bucket.unanswered and receiver.unanswered >= 2), 60)
         await asyncio.gather(*map(ends_in_time, (*ones, hurried)))
         assert "Not closed in order within 1 s" in hurried.output
+        undelivered = TopicPartition(f"{name}.success", 1)
+        for stream in (f"s3-{name}", f"http-{name}", f"hurried-{name}"):
+            at, _ = (await committed(kafka, f"sluice.{stream}")).get(undelivered, (0, ""))
+            assert at == 0, f"{stream} has committed what it had not delivered"
 
 
 async def test_in_the_midst_of_a_rebalance(kafka: str, name: str, tmp_path: Path) -> None:

@@ -1,20 +1,31 @@
 """A process that stands still ends by itself, with exit code 70 and its stacks in the log, and loses nothing."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import aiohttp
 from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from tests.e2e.processes import Child, children, committed, produce, until_committed
 from tests.e2e.test_engine import PARTITIONS, WORKER, every_record_once, values
+from tests.faults.ledger import Judgement
 
 FROZEN = str(Path(__file__).with_name("frozen_worker.py"))
 SOON = 25
 """Seconds in which a process with that limit has ended, on a machine that does many other things."""
-NewTopics = Callable[..., Awaitable[None]]
-Names = Callable[[str], str]
+
+
+async def make(brokers: str, *topics: str) -> None:
+    """Topics of PARTITIONS partitions."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=brokers)
+    await admin.start()
+    try:
+        made = await admin.create_topics([NewTopic(topic, PARTITIONS, 1) for topic in topics])
+        assert all(error[1] == 0 for error in made.topic_errors), made.topic_errors
+    finally:
+        await admin.close()
 
 
 def ends(raw: str, count: int) -> dict[TopicPartition, int]:
@@ -36,13 +47,13 @@ async def until_not_live(child: Child) -> None:
 
 
 async def test_a_stage_that_freezes_ends_the_process_and_a_successor_does_everything(
-    kafka: str, topic_name: Names, new_topics: NewTopics, tmp_path: Path
+    kafka: str, name: str, tmp_path: Path, seen: Callable[..., None]
 ) -> None:
     expected = values(600)
 
-    async def freeze(stage: str, said: str) -> None:
-        raw, out, group = topic_name("raw"), topic_name("out"), topic_name(f"frozen-{stage}")
-        await new_topics(raw, out, partitions=PARTITIONS)
+    async def freeze(stage: str, said: str) -> int:
+        group, raw, out = (f"{name}-{stage}{kind}" for kind in ("", "-raw", "-out"))
+        await make(kafka, raw, out)
         await produce(kafka, raw, {p: some[:300] for p, some in expected.items()})
         file = tmp_path / stage
         worker = await start(stage, FROZEN, kafka, group, raw, out, stage, str(file))
@@ -62,12 +73,19 @@ async def test_a_stage_that_freezes_ends_the_process_and_a_successor_does_everyt
         heir = await start(f"{stage}-heir", WORKER, kafka, group, raw, out)
         await until_committed(kafka, f"sluice.{group}", ends(raw, 600))
         assert await heir.stop() == 0
-        await every_record_once(kafka, out, expected)
+        return await every_record_once(kafka, out, expected)
 
     async with children(tmp_path) as start:
-        await asyncio.gather(
+        repeats = await asyncio.gather(
             freeze("loop", "the event loop has not turned for 4 s"),
             freeze("fetch", "fetch of raw-"),
             freeze("work", "/0, offsets 300 to 599"),
             freeze("commit", ": commit has not got on for 4 s"),
         )
+    found = Judgement(len(repeats) * 600 * PARTITIONS, 0, sum(repeats), 1)
+    seen(
+        "F-26",
+        "event loop, fetch, work or commit frozen",
+        found,
+        f"{len(repeats)} processes ended with 70, /live failed",
+    )
