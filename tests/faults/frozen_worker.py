@@ -1,6 +1,6 @@
 """The echo worker, of which one stage freezes once a file is there: what the watchdog's tests look at.
 
-    python frozen_worker.py BROKERS NAME RAW OUT STAGE FILE [--limit SECONDS]
+    python -m tests.faults.frozen_worker BROKERS NAME RAW OUT STAGE FILE [--limit SECONDS]
 
 Prints `status ADDRESS` once /live answers. Stages: loop, fetch, work, commit; `sink`: waits and tries
 again while the file is there.
@@ -18,7 +18,6 @@ from typing import Any
 
 from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
-from echo_worker import Echo
 
 from stream.app import Worker, Workload
 from stream.assignment import Partition
@@ -26,6 +25,7 @@ from stream.connection import KafkaConfig
 from stream.outbox import Outbox, Packed
 from stream.records import RecordBatch
 from stream.status import StatusServer
+from tests.e2e.echo_worker import Echo
 
 
 class Frozen(Echo):

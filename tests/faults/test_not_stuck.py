@@ -22,7 +22,7 @@ async def test_a_destination_that_is_down_and_a_process_that_was_frozen_are_not_
         await make(kafka, raw, out)
         file = tmp_path / stage
         file.touch()
-        worker = await start(stage, FROZEN, kafka, group, raw, out, stage, str(file))
+        worker = await start(stage, *FROZEN, kafka, group, raw, out, stage, str(file))
         await worker.says("Assigned in generation")
         await produce(kafka, raw, expected)
         if stage == "stopped":
@@ -46,7 +46,7 @@ async def test_brokers_that_do_not_answer_are_said_to_be_out_and_the_process_wai
         await make(cluster.bootstrap, "raw", "out")
         await produce(cluster.bootstrap, "raw", values(300))
         async with children(tmp_path) as start:
-            worker = await start("w", FROZEN, cluster.bootstrap, "g", "raw", "out", "none", str(tmp_path / "none"))
+            worker = await start("w", *FROZEN, cluster.bootstrap, "g", "raw", "out", "none", str(tmp_path / "none"))
             await until_committed(cluster.bootstrap, "sluice.g", ends("raw", 300))
             cluster.pause(0)
             try:

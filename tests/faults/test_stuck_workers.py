@@ -12,7 +12,7 @@ from tests.e2e.processes import Child, children, committed, produce, until_commi
 from tests.e2e.test_engine import PARTITIONS, WORKER, every_record_once, values
 from tests.faults.ledger import Judgement
 
-FROZEN = str(Path(__file__).with_name("frozen_worker.py"))
+FROZEN = ("-m", "tests.faults.frozen_worker")
 SOON = 25
 """Seconds in which a process with that limit has ended, on a machine that does many other things."""
 
@@ -52,11 +52,11 @@ async def test_a_stage_that_freezes_ends_the_process_and_a_successor_does_everyt
     expected = values(600)
 
     async def freeze(stage: str, said: str) -> int:
-        group, raw, out = (f"{name}-{stage}{kind}" for kind in ("", "-raw", "-out"))
+        group, raw, out = (f"{kind}{name}-{stage}" for kind in ("", "raw-", "out-"))
         await make(kafka, raw, out)
         await produce(kafka, raw, {p: some[:300] for p, some in expected.items()})
         file = tmp_path / stage
-        worker = await start(stage, FROZEN, kafka, group, raw, out, stage, str(file))
+        worker = await start(stage, *FROZEN, kafka, group, raw, out, stage, str(file))
         await until_committed(kafka, f"sluice.{group}", ends(raw, 300))
         file.touch()
         await produce(kafka, raw, {p: some[300:] for p, some in expected.items()})
