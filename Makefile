@@ -9,7 +9,7 @@ STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup constraints demo docs bench test test-faults check format lint types layers deploy-files clean
+.PHONY: help setup constraints demo docs bench test test-faults check format lint types layers schemas deploy-files clean
 
 help:
 	@awk 'BEGIN {FS = ":.*## "; print "make TARGET"} \
@@ -36,7 +36,7 @@ bench: setup ## CPU time and throughput on this machine, beside stock Faust and 
 
 ##@ Change
 
-check: format lint types layers deploy-files ## Everything below, without tests (make -k check: all findings, not only the first)
+check: format lint types layers schemas deploy-files ## Everything below, without tests (make -k check: all findings, not only the first)
 
 format: $(STAMP) ## Is the code formatted? (to format it: .venv/bin/ruff format)
 	$(BIN)/ruff format --check .
@@ -49,6 +49,11 @@ types: $(STAMP) ## mypy --strict
 
 layers: $(STAMP) ## Imports point one way
 	$(BIN)/lint-imports
+
+# Every commit that released a version: an edit of that version is found for ever, whoever committed it.
+schemas: $(STAMP) ## Released schemas stay as they are, and newer ones only add
+	@released=$$(git log --diff-filter=A --format='--against %H' -- 'schemas/*/v*.avsc' 2>/dev/null); \
+	  if [ -n "$$released" ]; then $(BIN)/sluice schemas check $$released; else echo "schemas: no git history here, not checked"; fi
 
 deploy-files: ## Compose file, Prometheus config and alert rules, with the tools that are installed
 	deploy/check

@@ -32,6 +32,9 @@ Change = Literal[
     "branch-added",
     "alias-changed",
     "column-changed",
+    "version-removed",
+    "version-edited",
+    "id-changed",
 ]
 
 _MAX_FIELDS = 10_000
@@ -78,6 +81,18 @@ _ADVICE: dict[Change, tuple[str, str]] = {
         "CSV readers by position or header take another value",
         "keep the columns in order; append only",
     ),
+    "version-removed": (
+        "records that were written with it can no longer be read",
+        "put the file back; versions are numbered from 1 without a gap",
+    ),
+    "version-edited": (
+        "records that were written with it are read as something else",
+        "take the change back (git checkout REV -- FILE), and write it into a new version",
+    ),
+    "id-changed": (
+        "Avro records that carry the id are read with another schema",
+        "put it back; new versions get new ids",
+    ),
 }
 
 
@@ -112,11 +127,12 @@ def check_columns(old: Sequence[Column], new: Sequence[Column]) -> list[Finding]
         if now != column:
             found = f"{now.name} ({now.path})" if now else "nothing"
             text = f"column {place + 1} was {column.name} ({column.path}) and is {found}"
-            findings.append(_finding(column.path, "column-changed", text))
+            findings.append(finding(column.path, "column-changed", text))
     return findings
 
 
-def _finding(path: str, change: Change, text: str) -> Finding:
+def finding(path: str, change: Change, text: str) -> Finding:
+    """A finding with who suffers and what to do, which `change` decides."""
     return Finding(path, change, text, *_ADVICE[change])
 
 
@@ -131,7 +147,7 @@ class _Comparison:
             yield from self._unions(old, new, path)
             return
         if isinstance(old, list) or isinstance(new, list) or old["type"] != new["type"]:
-            yield _finding(path, "retyped", f"was {_say(old)} and is {_say(new)}")
+            yield finding(path, "retyped", f"was {_say(old)} and is {_say(new)}")
             return
         if (id(old), id(new)) in self._seen:
             return
@@ -149,7 +165,7 @@ class _Comparison:
         elif kind == "map":
             yield from self.types(old["values"], new["values"], f"{path}{{}}")
         elif kind == "fixed" and old["size"] != new["size"]:
-            yield _finding(path, "retyped", f"was {old['size']} bytes long and is {new['size']}")
+            yield finding(path, "retyped", f"was {old['size']} bytes long and is {new['size']}")
 
     def _fields(self, old: list[Any], new: list[Any], path: str) -> Iterator[Finding]:
         old_names = [field["name"] for field in old]
@@ -163,47 +179,47 @@ class _Comparison:
                 heir = new[place] if place < len(new) and new[place]["name"] not in old_names else None
                 if heir is not None and (_same(heir["type"], field["type"]) or name in heir.get("aliases", ())):
                     renamed.add(heir["name"])
-                    yield _finding(at, "renamed", f"is called {heir['name']} now")
+                    yield finding(at, "renamed", f"is called {heir['name']} now")
                 else:
-                    yield _finding(at, "removed", "is gone")
+                    yield finding(at, "removed", "is gone")
                 continue
             now = new[places[name]]
             if in_order.index(name) != kept.index(name):
-                yield _finding(at, "moved", f"was number {place + 1} of its record and is number {places[name] + 1}")
+                yield finding(at, "moved", f"was number {place + 1} of its record and is number {places[name] + 1}")
             yield from self._field(field, now, at)
         for place, field in enumerate(new):
             name, at = field["name"], f"{path}.{field['name']}"
             if name in old_names or name in renamed:
                 continue
             if any(places[later] > place for later in kept):
-                yield _finding(at, "not-at-the-end", "is new and stands before fields that were there")
+                yield finding(at, "not-at-the-end", "is new and stands before fields that were there")
             if "default" not in field:
-                yield _finding(at, "no-default", "is new and has no default")
+                yield finding(at, "no-default", "is new and has no default")
             if field.get("aliases"):
-                yield _finding(at, "alias-changed", f"is new and has the aliases {', '.join(field['aliases'])}")
+                yield finding(at, "alias-changed", f"is new and has the aliases {', '.join(field['aliases'])}")
 
     def _field(self, old: Mapping[str, Any], new: Mapping[str, Any], path: str) -> Iterator[Finding]:
         if ("default" in old) != ("default" in new) or not _same(old.get("default"), new.get("default")):
             was, now = (_say(field["default"]) if "default" in field else "none" for field in (old, new))
-            yield _finding(path, "default-changed", f"had the default {was} and has {now}")
+            yield finding(path, "default-changed", f"had the default {was} and has {now}")
         yield from _aliases(old, new, path)
         was_form, now_form = _form(old), _form(new)
         if was_form != now_form:
-            yield _finding(
+            yield finding(
                 path, "logical-type-changed", f"was marked {was_form or 'plain'} and is {now_form or 'plain'}"
             )
         yield from self.types(old["type"], new["type"], path)
 
     def _names(self, old: Mapping[str, Any], new: Mapping[str, Any], path: str) -> Iterator[Finding]:
         if old["name"] != new["name"]:
-            yield _finding(path, "renamed", f"its type was called {old['name']} and is {new['name']}")
+            yield finding(path, "renamed", f"its type was called {old['name']} and is {new['name']}")
         yield from _aliases(old, new, path)
 
     def _logical_types(self, old: Any, new: Any, path: str) -> Iterator[Finding]:
         for key in ("logicalType", "precision", "scale"):
             was, now = old.get(key), new.get(key)
             if not _same(was, now):
-                yield _finding(path, "logical-type-changed", f"{key} was {_say(was)} and is {_say(now)}")
+                yield finding(path, "logical-type-changed", f"{key} was {_say(was)} and is {_say(now)}")
 
     def _unions(self, old: list[Any], new: list[Any], path: str) -> Iterator[Finding]:
         was, now = [_say(branch) for branch in old], [_say(branch) for branch in new]
@@ -213,12 +229,12 @@ class _Comparison:
             yield from self.types(old[was.index(gone[0])], new[now.index(added[0])], path)
         else:
             for branch in gone:
-                yield _finding(path, "branch-removed", f"can no longer be {branch}")
+                yield finding(path, "branch-removed", f"can no longer be {branch}")
             for branch in added:
-                yield _finding(path, "branch-added", f"can also be {branch} now")
+                yield finding(path, "branch-added", f"can also be {branch} now")
         kept = [branch for branch in was if branch in now]
         if kept != [branch for branch in now if branch in was]:
-            yield _finding(path, "branches-reordered", f"was one of {', '.join(was)} and is one of {', '.join(now)}")
+            yield finding(path, "branches-reordered", f"was one of {', '.join(was)} and is one of {', '.join(now)}")
         for branch in kept:
             yield from self.types(old[was.index(branch)], new[now.index(branch)], path)
 
@@ -227,23 +243,23 @@ def _symbols(old: Mapping[str, Any], new: Mapping[str, Any], path: str) -> Itera
     was, now = old["symbols"], new["symbols"]
     for symbol in was:
         if symbol not in now:
-            yield _finding(path, "symbol-removed", f"has no symbol {symbol} any more")
+            yield finding(path, "symbol-removed", f"has no symbol {symbol} any more")
     kept = [symbol for symbol in was if symbol in now]
     if now[: len(kept)] != kept:
-        yield _finding(path, "symbols-reordered", f"the symbols {', '.join(kept)} are not its first, in this order")
+        yield finding(path, "symbols-reordered", f"the symbols {', '.join(kept)} are not its first, in this order")
     added = [symbol for symbol in now if symbol not in was]
     if added and "default" not in old:
-        yield _finding(path, "symbol-added", f"has the new symbol {added[0]}, and the older version has no default")
+        yield finding(path, "symbol-added", f"has the new symbol {added[0]}, and the older version has no default")
     if not _same(old.get("default"), new.get("default")):
         text = f"had the default symbol {_say(old.get('default'))} and has {_say(new.get('default'))}"
-        yield _finding(path, "default-changed", text)
+        yield finding(path, "default-changed", text)
 
 
 def _aliases(old: Mapping[str, Any], new: Mapping[str, Any], path: str) -> Iterator[Finding]:
     was, now = sorted(old.get("aliases", ())), sorted(new.get("aliases", ()))
     if was != now:
         text = f"had the aliases {', '.join(was) or 'none'} and has {', '.join(now) or 'none'}"
-        yield _finding(path, "alias-changed", text)
+        yield finding(path, "alias-changed", text)
 
 
 def _form(field: Mapping[str, Any]) -> str:

@@ -215,13 +215,25 @@ def schemas() -> None:
 
 
 @schemas.command("check")
-@click.argument("old", type=FILE)
-@click.argument("new", type=FILE)
+@click.argument("old", type=FILE, required=False)
+@click.argument("new", type=FILE, required=False)
+@click.option(
+    "--against", multiple=True, metavar="REV", help="Check all subjects since this git revision; several: each."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict and the findings as one JSON object.")
-def schemas_check(old: Path, new: Path, as_json: bool) -> None:
-    """Whether a schema only adds to another one. Exit 2 if it breaks something, or if that cannot be told."""
-    from sluice.schema_check import run
+def schemas_check(old: Path | None, new: Path | None, against: tuple[str, ...], as_json: bool) -> None:
+    """Whether a schema only adds to another one. Exit 2 if it breaks something, or if that cannot be told.
 
+    \b
+    sluice schemas check OLD NEW                    two .avsc files, or two columns.json
+    sluice schemas check --against REV [FOLDER]     all subjects under FOLDER, `schemas` without it
+    """
+    from sluice.schema_check import run, run_against
+
+    if against and new is None:
+        sys.exit(run_against(against, old or Path("schemas"), as_json))
+    if against or old is None or new is None:
+        raise click.UsageError("give two files OLD and NEW, or --against REV and at most a folder")
     sys.exit(run(old, new, as_json))
 
 

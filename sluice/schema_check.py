@@ -1,13 +1,18 @@
-"""`sluice schemas check OLD NEW`: the verdict of `schemas.compatibility` on two files, for people and for programs."""
+"""`sluice schemas check`: the verdict on two files, or on all subjects since a git revision, for people and for programs."""
 
+import io
 import json
+import subprocess
 import sys
+import tarfile
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from schemas.compatibility import Finding, check, check_columns
 from schemas.fields import InvalidSchema
+from schemas.releases import Tree, check_trees
 from schemas.subjects import Column
 from sluice.exits import Exit
 
@@ -18,10 +23,54 @@ def run(old: Path, new: Path, as_json: bool) -> int:
     Also 2 where it cannot be told: a gate that is left open by a file that nobody can read is none. JSON, on stdout:
     {"verdict": "only-grows" | "breaks" | "unknown", "reason", "findings": [{"path", "change", "text", "breaks", "instead"}]}.
     """
+    return _verdict(lambda: _compare(_read(old), _read(new)), str(old), str(new), as_json)
+
+
+def run_against(revisions: Sequence[str], folder: Path, as_json: bool) -> int:
+    """Compare the subjects under `folder` with what they were in each of these git revisions. Returns and prints as `run` does.
+
+    A revision that has no such folder had promised nothing.
+    """
+
+    def compare() -> list[Finding]:
+        now = {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+        if not now:
+            raise InvalidSchema(f"{folder} holds nothing; call it where the folder `schemas` is, or name that folder")
+        found = [one for revision in revisions for one in check_trees(_tree_at(revision, folder), now)]
+        return list(dict.fromkeys(found))
+
+    return _verdict(compare, ", ".join(revisions), str(folder), as_json)
+
+
+def _tree_at(revision: str, folder: Path) -> Tree:
+    try:
+        listed = _git(folder, "ls-tree", "--name-only", revision, "--", ".")
+        archive = _git(folder, "archive", "--format=tar", revision, ".") if listed else b""
+    except OSError:
+        raise InvalidSchema("git is not installed; install it") from None
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise InvalidSchema(
+            f"git has no {revision} of {folder} ({''.join(said)}); name a commit, tag or branch of this clone "
+            "(one that was cloned without its history: git fetch --unshallow)"
+        ) from None
+    if not archive:
+        return {}
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        files = {one.name: tar.extractfile(one) for one in tar.getmembers() if one.isfile()}
+    return {name: data.read() for name, data in files.items() if data is not None}
+
+
+def _git(folder: Path, *arguments: str) -> bytes:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, check=True, capture_output=True).stdout  # noqa: S603  # ours, with a revision as it came
+
+
+def _verdict(compare: Callable[[], list[Finding]], old: str, new: str, as_json: bool) -> int:
     reason = ""
     findings: list[Finding] = []
     try:
-        findings = _compare(_read(old), _read(new))
+        findings = compare()
     except InvalidSchema as error:
         reason = str(error)
     verdict = "unknown" if reason else "breaks" if findings else "only-grows"
@@ -60,7 +109,7 @@ def _columns(data: Any) -> list[Column] | None:
     return [Column(**one) for one in data]
 
 
-def _text(old: Path, new: Path, findings: list[Finding]) -> str:
+def _text(old: str, new: str, findings: list[Finding]) -> str:
     if not findings:
         return f"✓ {new} only adds to {old}\n"
     lines = []

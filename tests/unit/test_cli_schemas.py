@@ -1,6 +1,9 @@
 """`sluice schemas check`: 0 only when the newer file is known to break nobody."""
 
 import json
+import shutil
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -72,3 +75,133 @@ def test_every_version_of_every_subject_only_adds_to_the_one_before() -> None:
         files = sorted(folder.glob("v*.avsc"), key=lambda file: int(file.stem[1:])) if folder.is_dir() else []
         for old, new in pairwise(files):
             assert schema_check.run(old, new, as_json=False) == 0
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """The folder `schemas` of a git clone, with two versions of a subject, released in its only commit."""
+    folder = tmp_path / "schemas"
+    (folder / "event").mkdir(parents=True)
+    write(folder / "event/v1.avsc", record(FIELD))
+    write(folder / "event/v2.avsc", record(FIELD, {**FIELD, "name": "b"}))
+    write(folder / "event/columns.json", [{"name": "a", "path": ".a"}])
+    write(folder / "ids.json", {"1": "event/v1", "2": "event/v2"})
+    git(tmp_path, "init", "-q")
+    commit(tmp_path)
+    return folder
+
+
+def write(file: Path, content: Any) -> None:
+    file.write_text(json.dumps(content))
+
+
+def git(folder: Path, *arguments: str) -> None:
+    who = ["-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", "-C", str(folder), *who, *arguments], check=True)
+
+
+def commit(folder: Path) -> None:
+    git(folder, "add", "-A")
+    git(folder, "commit", "-q", "-m", "release")
+
+
+def against(tree: Path, capsys: pytest.CaptureFixture[str], *revisions: str) -> tuple[int, list[tuple[str, str]], str]:
+    """The exit code, path and change of each finding, and the reason for having none."""
+    capsys.readouterr()
+    code = schema_check.run_against(revisions or ("HEAD",), tree, as_json=True)
+    verdict = json.loads(capsys.readouterr().out)
+    return code, [(one["path"], one["change"]) for one in verdict["findings"]], verdict["reason"] or ""
+
+
+def test_a_tree_that_only_grows_is_let_through(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert against(tree, capsys) == (0, [], "")
+    write(tree / "event/v3.avsc", record(FIELD, {**FIELD, "name": "b"}, {**FIELD, "name": "c"}))
+    write(tree / "event/columns.json", [{"name": "a", "path": ".a"}, {"name": "b", "path": ".b"}])
+    write(tree / "ids.json", {"1": "event/v1", "2": "event/v2", "3": "event/v3", "4": "usage/v1"})
+    (tree / "usage").mkdir()
+    write(tree / "usage/v1.avsc", record(FIELD))
+    assert against(tree, capsys) == (0, [], "")
+
+
+EDITS: dict[str, tuple[str, Any, list[tuple[str, str]]]] = {
+    "a released version gets a doc": (
+        "event/v1.avsc",
+        record({**FIELD, "doc": "d"}),
+        [("event/v1.avsc", "version-edited")],
+    ),
+    "a released version gets a field": (
+        "event/v2.avsc",
+        record(FIELD, {**FIELD, "name": "b"}, {**FIELD, "name": "c"}),
+        [("event/v2.avsc", "version-edited")],
+    ),
+    "a released version loses a field": (
+        "event/v2.avsc",
+        record(FIELD),
+        [("event/v2.avsc", "version-edited"), ("event/v2.avsc: .b", "removed")],
+    ),
+    "a new version loses a field": ("event/v3.avsc", record(FIELD), [("event/v3.avsc: .b", "removed")]),
+    "a version is left out": ("event/v4.avsc", record(FIELD), [("event/v4.avsc", "version-removed")]),
+    "a column moves": (
+        "event/columns.json",
+        [{"name": "b", "path": ".b"}, {"name": "a", "path": ".a"}],
+        [("event/columns.json: .a", "column-changed")],
+    ),
+    "an id means something else": ("ids.json", {"1": "event/v2", "2": "event/v1"}, [("ids.json", "id-changed")] * 2),
+}
+
+
+@pytest.mark.parametrize("what", EDITS)
+def test_what_was_released_stays_as_it_is(tree: Path, capsys: pytest.CaptureFixture[str], what: str) -> None:
+    name, content, expected = EDITS[what]
+    write(tree / name, content)
+    code, found, _ = against(tree, capsys)
+    assert (code, found) == (2, expected)
+
+
+def test_a_version_or_the_columns_are_taken_away(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tree / "event/v2.avsc").unlink()
+    (tree / "event/columns.json").unlink()
+    code, found, _ = against(tree, capsys)
+    assert (code, found) == (2, [("event/columns.json: .a", "column-changed"), ("event/v2.avsc", "version-removed")])
+
+
+def test_an_edit_is_found_after_it_was_committed_too(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tree / "event/v2.avsc", record(FIELD))
+    commit(tree.parent)
+    assert against(tree, capsys)[0] == 0
+    assert against(tree, capsys, "HEAD", "HEAD~1")[0] == 2
+
+
+def test_a_revision_from_before_the_schemas_had_promised_nothing(
+    tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    git(tree.parent, "checkout", "-q", "--orphan", "older")
+    git(tree.parent, "rm", "-q", "-r", "--cached", ".")
+    git(tree.parent, "commit", "-q", "--allow-empty", "-m", "nothing yet")
+    assert against(tree, capsys) == (0, [], "")
+
+
+def test_what_git_does_not_know_cannot_be_told(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, reason = against(tree, capsys, "no-such-tag")
+    assert code == 2
+    assert "git has no no-such-tag" in reason
+    (tree / "event/v1.avsc").write_text("{")
+    assert against(tree, capsys)[2].startswith("event/v1.avsc is not JSON")
+    assert "holds nothing" in against(tmp_path / "none", capsys)[2]
+
+
+def test_make_check_refuses_an_edit_of_any_released_schema(tmp_path: Path) -> None:
+    """As `make check` calls it, on a clone of this repository in which somebody edits a released file."""
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(tmp_path / "clone")], check=True)
+    clone = tmp_path / "clone"
+    target = ["make", "-s", "-C", str(clone), "schemas", f"BIN={Path(sys.executable).parent}"]
+    shutil.copy(ROOT / "Makefile", clone)
+    (clone / ".venv").mkdir()
+    (clone / ".venv/.installed").touch()
+    assert subprocess.run(target, check=False).returncode == 0
+    file = clone / "schemas/event/v1.avsc"
+    file.write_text(file.read_text().replace("What happened, in words.", "What happened."))
+    commit(clone)
+    done = subprocess.run(target, check=False, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "event/v1.avsc was changed after its release" in done.stdout
