@@ -68,6 +68,17 @@ async def ends_seen_by(address: str, *topics: str) -> dict[TopicPartition, int]:
     return found
 
 
+async def commits_seen_by(address: str, broker: int, group: str) -> dict[TopicPartition, int]:
+    """The committed offsets of a group, as the broker that coordinates it says when asked alone."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=address, request_timeout_ms=3000)
+    await admin.start()
+    try:
+        found = await admin.list_consumer_group_offsets(group, group_coordinator_id=broker)
+        return {tp: at.offset for tp, at in found.items()}
+    finally:
+        await admin.close()
+
+
 async def until_in_sync(cluster: LocalKafka, seconds: float = 60) -> None:
     """Wait until every replica of every partition is in sync. Fails after `seconds`."""
     deadline, size = time.monotonic() + seconds, len(cluster.pids)

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from sluice.local_kafka import LocalKafka
-from tests.e2e.processes import Child, committed, until
+from tests.e2e.processes import Child, until
 from tests.faults.cluster import (
+    commits_seen_by,
     controller,
     coordinator,
     ends_seen_by,
@@ -64,9 +65,10 @@ async def role(cluster: LocalKafka, on: Stage, broker: int) -> str:
     return " and ".join([*titles, f"leader of {leading}"])
 
 
-async def acknowledged(address: str, on: Stage) -> tuple[object, object]:
-    """What a broker, asked alone, has acknowledged: records in the partitions that it leads, and commits, if it coordinates."""
-    return await ends_seen_by(address, on.raw, *on.routed), await committed(address, on.group)
+async def acknowledged(cluster: LocalKafka, broker: int, on: Stage) -> tuple[object, object]:
+    """What the coordinator of the group, asked alone, has acknowledged: records in the partitions that it leads, and commits."""
+    address = cluster.bootstrap.split(",")[broker]
+    return await ends_seen_by(address, on.raw, *on.routed), await commits_seen_by(address, broker, on.group)
 
 
 async def test_each_broker_is_killed_in_turn(
@@ -129,16 +131,17 @@ async def test_two_of_three_brokers_are_down_for_a_while(
     outage = seconds(10, 120)
     async with under_load(cluster, tmp_path, name, chance) as (on, progress, devices):
         left = await coordinator(cluster.bootstrap, on.group)
-        alone = cluster.bootstrap.split(",")[left]
         for broker in {0, 1, 2} - {left}:
             cluster.kill(broker)
         await asyncio.sleep(4)  # what was acknowledged before becomes visible; then nothing more may be
         looks, end = 0, time.monotonic() + outage
-        standing = await acknowledged(alone, on)
+        standing = await acknowledged(cluster, left, on)
         assert standing[0], "the broker that is left leads nothing"
         assert standing[1], "the broker that is left knows of no committed offset"
         while time.monotonic() < end:
-            assert await acknowledged(alone, on) == standing, "something was acknowledged with one replica of three"
+            assert await acknowledged(cluster, left, on) == standing, (
+                "something was acknowledged with one replica of three"
+            )
             looks += 1
             await asyncio.sleep(0.5)
         before = len(progress.samples)
