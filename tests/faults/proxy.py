@@ -44,6 +44,7 @@ class Proxy:
     def __init__(self, port: int, upstream: int) -> None:
         self.port, self._upstream = port, upstream
         self._mode: Mode = "pass"
+        self._waits_for: int | None = None
         self._changed = asyncio.Event()
         self._open: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -59,6 +60,10 @@ class Proxy:
         self._mode = mode
         self._changed.set()
         self._changed = asyncio.Event()
+
+    def swallow_from(self, kind: int) -> None:
+        """Swallow from when the next request of this kind has come, so that its answer is lost."""
+        self._waits_for = kind
 
     def cut(self) -> None:
         """Reset every connection."""
@@ -84,7 +89,14 @@ class Proxy:
             return
         self._open |= {writer, up_writer}
         asked: deque[int] = deque()  # a broker answers the requests of a connection in their order
-        requests = Frames(lambda head: asked.append(int.from_bytes(head, "big")))
+
+        def asks(head: bytes) -> None:
+            asked.append(int.from_bytes(head, "big"))
+            if asked[-1] == self._waits_for:
+                self._waits_for = None
+                self.set("swallow")
+
+        requests = Frames(asks)
         answers = Frames(lambda _: self._answers(asked.popleft()))
         for task in (
             asyncio.create_task(self._pump(reader, up_writer, requests, answers=False)),

@@ -171,8 +171,8 @@ async def test_answers_are_lost_while_requests_arrive(
     async with behind_the_proxy(ways, tmp_path, name, chance, 2, session=10) as (on, proxy, progress):
         for _ in range(times):
             before = proxy.lost.copy()
-            proxy.set("swallow")
-            # What counts is written on the broker, and its sender does not know.
+            proxy.swallow_from(PRODUCE)
+            # It is written on the broker, and its sender does not know.
             await until(lambda before=before: proxy.lost[PRODUCE] > before[PRODUCE], 20)  # type: ignore[misc]  # mypy and defaults
             await asyncio.sleep(chance.uniform(0.5, 3))
             proxy.set("pass")
