@@ -56,6 +56,10 @@ class Codec:
             return record
         return self._normalise(self._avro(value) if value[:1] == b"\0" else _json(value))
 
+    def from_avro(self, record: dict[str, Any]) -> Any:
+        """A record that was read with the newest version as the reader's schema. Null fields are left out. Raises Refused."""
+        return self._normalise(_as_json(record, self.subject.fields))
+
     def settle(self, records: Sequence[Any]) -> None:
         """Put right, in place, what `decode_fast` takes in another form: outcomes in words become true and false."""
         for *above, name in self._outcomes:

@@ -53,6 +53,11 @@ class Version:
         """The schema in fastavro's own form."""
         return fastavro.parse_schema(self.schema, {})
 
+    @cached_property
+    def fields(self) -> tuple[Field, ...]:
+        """The fields of this version, in order."""
+        return fields_of(self.schema)
+
 
 @dataclass(frozen=True, eq=False)
 class Subject:
@@ -69,18 +74,13 @@ class Subject:
     @property
     def fields(self) -> tuple[Field, ...]:
         """The fields of the newest version."""
-        return _fields(self)
+        return self.latest.fields
 
     @property
     def examples(self) -> dict[str, list[Path]]:
         """Example records, by the version (`v3`) that introduced what they show."""
         folder = _HERE / self.name / "examples"
         return {path.name: sorted(path.glob("*.json")) for path in sorted(folder.glob("v*"))}
-
-
-@cache
-def _fields(subject: Subject) -> tuple[Field, ...]:
-    return fields_of(subject.latest.schema)
 
 
 def names() -> list[str]:

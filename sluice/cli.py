@@ -173,6 +173,21 @@ def try_(file: Path, pipeline: str, source: BinaryIO, as_csv: bool, references: 
 
 
 @sluice.command()
+@click.argument("file", type=FILE)
+@click.argument("pipeline")
+@click.argument("source", metavar="[INPUT]", type=click.File("rb"), default="-")
+def send(file: Path, pipeline: str, source: BinaryIO) -> None:
+    """Send JSON lines or an Avro container to a pipeline's raw topic, from INPUT or stdin. Needs no keys.
+
+    All records are checked first; if the pipeline would refuse one, nothing is sent, and exit 1.
+    """
+    config = read_config(file)
+    from sluice.send import run
+
+    run(config, pipeline, source)
+
+
+@sluice.command()
 @click.option("--count", type=click.IntRange(0), help="How many records; without end if not given.")
 @click.option(
     "--rate", type=click.FloatRange(0, min_open=True), help="Records a second; as fast as possible if not given."

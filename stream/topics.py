@@ -1,7 +1,7 @@
 """The topics that a config needs: made by us, compared before every start, never left to auto-creation."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -173,8 +173,15 @@ class Topics:
 
     async def _partition_counts(self, specs: Sequence[TopicSpec]) -> dict[str, int]:
         """Partitions by topic, of these and of what they follow; one that is not there is left out. Raises NotAllowed."""
-        names = {one.name for one in specs}
-        described = await describe(self._admin._client, sorted(names | {one.follows for one in specs if one.follows}))
+        return await self.partitions([one.name for one in specs], [one.follows for one in specs if one.follows])
+
+    async def partitions(self, topics: Iterable[str], others: Iterable[str] = ()) -> dict[str, int]:
+        """How many partitions each topic has; one that is not there is left out, and one of `others` that may not be seen.
+
+        Raises NotAllowed for one of `topics` that may not be seen.
+        """
+        names = set(topics)
+        described = await describe(self._admin._client, sorted(names | set(others)))
         self._see_allowed(Operation.DESCRIBE, {name: described[name].error for name in names})
         return {name: one.partitions for name, one in described.items() if one.error == 0}
 

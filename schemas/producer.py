@@ -1,0 +1,113 @@
+"""For producers of a raw topic: is a record one that will be taken, under which key is it sent, and how is it written in Avro?
+
+check = Checker("event")
+checked = check(b'{"id": 1, ...}')      # raises Refused: reason and path
+await producer.send("raw.events", value, key=checked.key)
+"""
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from typing import Any, BinaryIO, NamedTuple
+
+import fastavro
+from msgspec import UNSET
+
+from schemas.codec import Codec
+from schemas.fields import Field
+from schemas.subjects import Version, id_of, load
+
+CONTAINER = b"Obj\x01"
+"""How an Avro container file begins (https://avro.apache.org/docs/1.11.1/specification/#object-container-files)."""
+_OWNERS = ("device", "endpoint")
+
+
+class Checked(NamedTuple):
+    """A record that will be taken."""
+
+    key: bytes | None
+    """The device's or the endpoint's id as text: records of one stay in order. None for a record that names neither."""
+    drift: Mapping[str, int]
+    """What will be normalised or left out, by kind; empty for a record that keeps the contract to the letter."""
+
+
+class InvalidContainer(ValueError):
+    """A file that is no Avro container of the subject. The text says what to do; it holds no value of a record."""
+
+
+class Checker:
+    """Checks records against the newest version of a subject, exactly as a pipeline does. Not thread-safe.
+
+    A pipeline may refuse more: a card field that its rules encrypt and that is missing or no text, and what is too large.
+    Raises UnknownSubject.
+    """
+
+    def __init__(self, subject: str) -> None:
+        self._codec = Codec(load(subject))
+
+    def __call__(self, value: bytes | None) -> Checked:
+        """`value`: JSON in UTF-8, or Avro in Confluent's framing. Raises Refused."""
+        before = self._codec.drift.copy()
+        record = self._codec.decode(value)
+        return Checked(_key(record), self._codec.drift - before)
+
+    def container(self, source: BinaryIO) -> Iterator[bytes]:
+        """The records of an Avro container, as JSON. Raises InvalidContainer, and Refused for what a pipeline refuses."""
+        latest = self._codec.subject.latest
+        try:
+            records = fastavro.reader(source, reader_schema=latest.parsed)
+            for record in records:
+                if not isinstance(record, dict):
+                    raise InvalidContainer(f"its records are not those of {latest}")
+                yield self._codec.encode(self._codec.from_avro(record))
+        except (InvalidContainer, OSError):
+            raise
+        except Exception as error:  # fastavro raises whatever the bytes lead it into, and may quote them
+            if type(error).__module__.startswith("schemas."):
+                raise
+            raise InvalidContainer(
+                f"the file is no Avro container of {self._codec.subject.name}, or is cut off ({type(error).__name__}); "
+                f"write it with schemas/{self._codec.subject.name}/v{latest.number}.avsc"
+            ) from None
+
+
+def framed(version: Version, record: Mapping[str, Any]) -> bytes:
+    """A record, as JSON has it, as Avro in Confluent's framing: a zero byte, the schema id, the body.
+
+    Open fields become JSON text, decimals what Avro holds; fields that are absent are null. Fields of no schema are left
+    out. Raises ValueError and TypeError for what the version does not hold.
+    """
+    body = io.BytesIO()
+    fastavro.schemaless_writer(body, version.parsed, _for_avro(version.fields, record))
+    return b"\0" + id_of(version).to_bytes(4, "big") + body.getvalue()
+
+
+def _for_avro(fields: tuple[Field, ...], record: Mapping[str, Any]) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for field in fields:
+        value = record.get(field.name)
+        if value is None:
+            continue
+        match field.kind:
+            case "record":
+                made[field.name] = _for_avro(field.fields, value)
+            case "json" | "object":
+                made[field.name] = json.dumps(value, default=float)
+            case "decimal":
+                made[field.name] = Decimal(str(value))
+            case "double":
+                made[field.name] = float(value)
+            case "array":
+                made[field.name] = [float(item) if isinstance(item, Decimal) else item for item in value]
+            case _:
+                made[field.name] = value
+    return made
+
+
+def _key(record: Any) -> bytes | None:
+    for name in _OWNERS:
+        owner = getattr(record, name, None)
+        if owner is not None and owner is not UNSET and owner.id not in (None, UNSET):
+            return str(owner.id).encode()
+    return None

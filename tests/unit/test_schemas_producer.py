@@ -1,0 +1,86 @@
+"""Producers are told before sending what a pipeline would say after, and write Avro that it reads."""
+
+import io
+import json
+from decimal import Decimal
+from pathlib import Path
+
+import fastavro
+import pytest
+
+from schemas.codec import Codec
+from schemas.producer import Checker, InvalidContainer, framed
+from schemas.refused import Refused
+from schemas.subjects import load, names
+
+EXAMPLES = [(name, path) for name in names() for paths in load(name).examples.values() for path in paths]
+
+
+@pytest.mark.parametrize(("name", "path"), EXAMPLES, ids=lambda value: getattr(value, "stem", value))
+def test_every_example_is_taken_and_only_drift_is_named(name: str, path: Path) -> None:
+    checked = Checker(name)(path.read_bytes())
+    assert bool(checked.drift) == path.stem.startswith("drift-")
+
+
+def test_the_key_is_the_device_or_the_endpoint() -> None:
+    check = Checker("event")
+    assert check(b'{"device":{"id":"a-1"},"endpoint":{"id":7}}').key == b"a-1"
+    assert check(b'{"endpoint":{"id":7}}').key == b"7"
+    assert check(b'{"endpoint":null,"device":{"id":null}}').key is None
+    assert Checker("usage")(b'{"endpoint":{"id":9}}').key == b"9"
+    assert Checker("operator")(b'{"name":"x"}').key is None
+
+
+def test_one_record_s_drift_is_not_another_s() -> None:
+    check = Checker("event")
+    assert check(b'{"alert":1}').drift == {"flag": 1}
+    assert check(b'{"alert":true}').drift == {}
+    assert check(b'{"alert":0}').drift == {"flag": 1}
+
+
+def test_a_refusal_names_reason_and_path_and_no_value() -> None:
+    with pytest.raises(Refused) as caught:
+        Checker("event")(b'{"transaction":{"quantity":"4111111111111111"}}')
+    assert str(caught.value) == "wrong-type at .transaction.quantity"
+
+
+@pytest.mark.parametrize(("name", "path"), EXAMPLES, ids=lambda value: getattr(value, "stem", value))
+def test_what_is_framed_is_read_as_the_same_record(name: str, path: Path) -> None:
+    codec = Codec(load(name))
+    record = json.loads(codec.encode(codec.decode(path.read_bytes())), parse_float=Decimal)
+    for version in load(name).versions:
+        value = framed(version, record)
+        again = json.loads(codec.encode(codec.decode(value)), parse_float=Decimal)
+        assert set(again) <= {field.name for field in version.fields}
+        assert all(again[key] == record[key] for key in again if not isinstance(record[key], dict))
+    assert Checker(name)(framed(load(name).latest, record)).drift == {}
+
+
+def test_a_container_of_any_version_gives_json_that_is_taken() -> None:
+    subject = load("usage")
+    for version in subject.versions:
+        out = io.BytesIO()
+        fastavro.writer(out, version.parsed, [{"id": number, "cost": Decimal("0.5")} for number in range(3)])
+        out.seek(0)
+        assert list(Checker("usage").container(out)) == [
+            b'{"id":%d,"cost":0.5000000000}' % number for number in range(3)
+        ]
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda data: b"Obj\x01" + b"\xff" * 50, lambda data: data[:-40], lambda data: data[:5]]
+)
+def test_a_file_that_is_cut_off_or_something_else_is_an_error_with_a_remedy(spoil: object) -> None:
+    out = io.BytesIO()
+    fastavro.writer(out, load("usage").latest.parsed, [{"id": 4111111111111111}] * 100)
+    with pytest.raises(InvalidContainer, match=r"write it with schemas/usage/v3\.avsc") as caught:
+        list(Checker("usage").container(io.BytesIO(spoil(out.getvalue()))))  # type: ignore[operator]
+    assert "4111" not in str(caught.value)
+
+
+def test_a_container_of_another_subject_is_not_taken() -> None:
+    out = io.BytesIO()
+    fastavro.writer(out, load("usage").latest.parsed, [{"id": 1}])
+    out.seek(0)
+    with pytest.raises(InvalidContainer):
+        list(Checker("event").container(out))
