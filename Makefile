@@ -58,7 +58,7 @@ schemas: $(STAMP) ## Released schemas stay as they are, and newer ones only add
 deploy-files: ## Compose file, Prometheus config and alert rules, with the tools that are installed
 	deploy/check
 
-docs: $(STAMP) ## Write the configuration page and the JSON Schema for editors (a test says when they are stale)
+docs: $(STAMP) ## Write the pages of configuration and schemas, and the JSON Schema for editors (a test says when they are stale)
 	$(BIN)/python -m sluice.reference_page docs
 
 constraints: $(STAMP) ## Write the versions that are installed now to constraints.txt

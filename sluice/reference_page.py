@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from pipeline.config import Condition
+from sluice import schemas_page
 from sluice.config import Config
 
 HEAD = """\
@@ -87,8 +88,9 @@ def schema() -> str:
 
 
 def main() -> None:
-    """Write both files into the folder that is given as argument."""
+    """Write all pages that are made from code into the folder that is given as argument."""
     folder = Path(sys.argv[1])
+    (folder / "schemas.md").write_text(schemas_page.page(), encoding="utf-8")
     (folder / "configuration.md").write_text(page(), encoding="utf-8")
     (folder / "config.schema.json").write_text(schema(), encoding="utf-8")
 

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice import reference_page, yaml_file
+from sluice import reference_page, schemas_page, yaml_file
 from sluice.config import Config, ConfigError, load
 from sluice.wiring import topic_specs
 
@@ -280,6 +280,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 
 def test_the_reference_page_and_the_schema_are_fresh() -> None:
+    assert (ROOT / "docs/schemas.md").read_text() == schemas_page.page(), "stale; run `make docs`"
     assert (ROOT / "docs/configuration.md").read_text() == reference_page.page(), "stale; run `make docs`"
     assert (ROOT / "docs/config.schema.json").read_text() == reference_page.schema(), "stale; run `make docs`"
 
