@@ -6,16 +6,14 @@ await producer.send("raw.events", value, key=checked.key)
 """
 
 import io
-import json
 from collections.abc import Iterator, Mapping
-from decimal import Decimal
 from typing import Any, BinaryIO, NamedTuple
 
 import fastavro
 from msgspec import UNSET
 
 from schemas.codec import Codec
-from schemas.fields import Field
+from schemas.containers import avro_form
 from schemas.subjects import Version, id_of, load
 
 CONTAINER = b"Obj\x01"
@@ -79,30 +77,8 @@ def framed(version: Version, record: Mapping[str, Any]) -> bytes:
     out. Raises ValueError and TypeError for what the version does not hold.
     """
     body = io.BytesIO()
-    fastavro.schemaless_writer(body, version.parsed, _for_avro(version.fields, record))
+    fastavro.schemaless_writer(body, version.parsed, avro_form(version.fields, record))
     return b"\0" + id_of(version).to_bytes(4, "big") + body.getvalue()
-
-
-def _for_avro(fields: tuple[Field, ...], record: Mapping[str, Any]) -> dict[str, Any]:
-    made: dict[str, Any] = {}
-    for field in fields:
-        value = record.get(field.name)
-        if value is None:
-            continue
-        match field.kind:
-            case "record":
-                made[field.name] = _for_avro(field.fields, value)
-            case "json" | "object":
-                made[field.name] = json.dumps(value, default=float)
-            case "decimal":
-                made[field.name] = Decimal(str(value))
-            case "double":
-                made[field.name] = float(value)
-            case "array":
-                made[field.name] = [float(item) if isinstance(item, Decimal) else item for item in value]
-            case _:
-                made[field.name] = value
-    return made
 
 
 def _key(record: Any) -> bytes | None:

@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from botocore.exceptions import ClientError
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -40,9 +40,14 @@ class S3Config(AwsConfig):
         default="", description="What every key begins with, as written: end it with / to make it a folder."
     )
     format: Format = Field(
-        default="json", description="json: one object a line. csv: a header line, then a row a record."
+        default="json",
+        description="json: one object a line. csv: a header line, then a row a record. avro: a container with the subject's"
+        " newest schema. parquet: a file with its fields.",
     )
-    compression: Compression = Field(default="none", description="none or gzip.")
+    compression: Compression = Field(
+        default="none",
+        description="none, gzip or zstd: of the whole object for json and csv, of the blocks within for avro and parquet.",
+    )
     rotate: Rotate = Field(default=Rotate(), description="When an object is closed.")
     exactly_once: bool = Field(
         default=True,
@@ -65,20 +70,6 @@ class S3Config(AwsConfig):
         if len(prefix.encode()) > 512 or not prefix.isprintable():
             raise ValueError("must be at most 512 bytes of printable text, so that keys fit into S3's 1024")
         return prefix
-
-    @field_validator("format", mode="before")
-    @classmethod
-    def _format_is_built(cls, value: Any) -> Any:
-        if value in ("avro", "parquet"):
-            raise ValueError(f"{value} is not built yet; use json or csv")
-        return value
-
-    @field_validator("compression", mode="before")
-    @classmethod
-    def _compression_is_built(cls, value: Any) -> Any:
-        if value == "zstd":
-            raise ValueError("zstd is not built yet; use gzip or none")
-        return value
 
     @property
     def layout(self) -> Layout:

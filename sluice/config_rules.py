@@ -38,6 +38,7 @@ def crosswise(data: dict[Any, Any]) -> Iterator[Problem]:
     for name, stream in streams.items():
         yield from _stream(name, stream, routed)
         yield from _fields(name, stream, routed)
+        yield from _vectors(name, stream, pipelines)
         yield from _places(name, stream, places)
 
 
@@ -126,8 +127,31 @@ def _fields(name: str, stream: dict[str, Any], routed: dict[str, str]) -> Iterat
             yield Problem(("streams", name, "kinesis", "partition_key"), reason)
     except InvalidPath as error:
         yield Problem(("streams", name, "kinesis", "partition_key"), str(error))
-    if _mapping(stream.get("s3")).get("format") == "csv" and not load(subject).columns:
+    form = _mapping(stream.get("s3")).get("format")
+    if form == "csv" and not load(subject).columns:
         yield Problem(("streams", name, "s3", "format"), f"records of {subject} have no CSV columns; use json")
+
+
+def _vectors(name: str, stream: dict[str, Any], pipelines: dict[str, Any]) -> Iterator[Problem]:
+    """What a CFB field is decrypted with is delivered beside it: formats with a fixed set of fields need a place for it."""
+    form = _text(_mapping(stream.get("s3")).get("format"))
+    if form not in ("csv", "avro", "parquet"):
+        return
+    read = {one.rpartition(".")[0] for one in _list(stream.get("from")) if isinstance(one, str)}
+    for pipeline in (one for key, one in pipelines.items() if key in read):
+        subject = _text(pipeline.get("schema"))
+        if subject not in names():
+            continue
+        columns = {column.path for column in load(subject).columns}
+        fields = {field.text_path for top in load(subject).fields for field in top.walk()}
+        for rule in map(_mapping, _list(pipeline.get("encrypt"))):
+            path = _text(rule.get("iv_field"))
+            if path and path not in (columns if form == "csv" else fields):
+                reason = (
+                    f"{form} has no place for {path}, without which {rule.get('field')} cannot be decrypted; name an iv_field "
+                    f"that the schema has, such as {rule.get('field')}_iv, or use json"
+                )
+                yield Problem(("streams", name, "s3", "format"), reason)
 
 
 def _places(name: str, stream: dict[str, Any], places: dict[tuple[str, str, str], str]) -> Iterator[Problem]:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from aiokafka import TopicPartition
 
-from schemas.producer import _for_avro
+from schemas.containers import avro_form
 from schemas.refused import REASONS
 from schemas.subjects import load as subject
 from sluice.config import load
@@ -149,7 +149,7 @@ async def test_sluice_send(pipeline: Pipeline, tmp_path: Path, form: str) -> Non
 
 def container(sent: list[dict[str, Any]]) -> bytes:
     version, out = subject("event").latest, io.BytesIO()
-    fastavro.writer(out, version.parsed, [_for_avro(version.fields, one) for one in sent], codec="deflate")
+    fastavro.writer(out, version.parsed, [avro_form(version.fields, one) for one in sent], codec="deflate")
     return out.getvalue()
 
 

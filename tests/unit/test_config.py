@@ -288,3 +288,26 @@ def test_the_reference_page_and_the_schema_are_fresh() -> None:
 def test_every_key_has_a_description() -> None:
     empty = re.findall(r"^\| `(\w+)` .*\|  \|$", reference_page.page(), re.MULTILINE)
     assert empty == []
+
+
+@pytest.mark.parametrize("form", ["csv", "avro", "parquet"])
+def test_a_format_without_a_place_for_the_vector_of_a_card_field_is_refused(
+    problems: Any, read: Any, form: str
+) -> None:
+    config = """
+kafka: {brokers: ["localhost:9092"]}
+keys: {provider: file, path: keys.yaml}
+pipelines:
+  events:
+    from: raw.events
+    schema: event
+    encrypt:
+      - {field: .transaction.cc.cc_number, key: card-number, algorithm: AES-256-CFB, iv_field: .transaction.cc.FIELD}
+streams:
+  s3: {from: [events.success], s3: {bucket: abc, format: FORM}}
+"""
+    found = problems(config.replace("FORM", form).replace("FIELD", "number_vector"))
+    assert list(found) == ["streams.s3.s3.format"]
+    assert "name an iv_field that the schema has, such as .transaction.cc.cc_number_iv" in found["streams.s3.s3.format"]
+    for allowed in (("json", "number_vector"), (form, "cc_number_iv")):
+        assert read(config.replace("FORM", allowed[0]).replace("FIELD", allowed[1])).streams

@@ -1,11 +1,13 @@
 """The code that docs/consumers.md gives to readers runs, and survives the next field and column."""
 
 import gzip
+import io
 import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import fastavro
 import msgspec
 import orjson
 import pytest
@@ -27,7 +29,7 @@ def page() -> dict[str, Any]:
     """Everything that the page's code defines."""
     place: dict[str, Any] = {}
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for block in blocks:
         exec(block, place)
     return place
@@ -54,6 +56,18 @@ def test_the_json_code_survives_absent_null_and_new_keys(page: dict[str, Any]) -
         b'{"id":5,"transaction":{"result":false}}',
     ]
     assert list(page["failed_payments"](lines)) == [(1, "card_denied"), (5, "unknown")]
+
+
+def test_the_avro_code_reads_older_and_newer_files(page: dict[str, Any]) -> None:
+    versions = load("usage").versions
+    for writer in versions:
+        for reader in versions:
+            out = io.BytesIO()
+            fastavro.writer(out, writer.parsed, [{"id": 5}])
+            out.seek(0)
+            (found,) = page["rows"](out, reader.parsed)
+            assert found["id"] == 5
+            assert list(found) == [field["name"] for field in reader.schema["fields"]]
 
 
 def test_the_typed_code_ignores_what_it_does_not_know(page: dict[str, Any]) -> None:
