@@ -14,6 +14,8 @@ LOOK_SECONDS = 0.1
 """How often a collector that waits looks whether its time is up, or its memory."""
 Where = Callable[[bytes], bool]
 """Whether a stream wants a record, by its value. Raises nothing."""
+Project = Callable[[bytes], bytes]
+"""A record's value as the stream delivers it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +51,19 @@ class Cut:
 class Collector:
     """The records of one partition, cut by cut."""
 
-    def __init__(self, partition: Partition, reader: Reader, limits: Limits, where: Where | None = None) -> None:
+    def __init__(
+        self,
+        partition: Partition,
+        reader: Reader,
+        limits: Limits,
+        where: Where | None = None,
+        project: Project | None = None,
+    ) -> None:
         self._partition = partition
         self._reader = reader
         self._limits = limits
         self._where = where
+        self._project = project
         self._waiting: deque[tuple[Sequence[Record], int, int]] = deque()
         """Records read and not yet cut: the sequence, the next position in it, and the bytes that are free behind its last."""
 
@@ -120,6 +130,8 @@ class Collector:
             return
         value = record.value or b""
         if self._where is None or self._where(value):
+            if self._project is not None:
+                value = self._project(value)
             cut.outgoing.append(Outgoing(record.offset, record.timestamp, origin, value))
             cut.originals.append(record)
             cut.bytes += len(value)

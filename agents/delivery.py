@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
-from agents.collector import Collector, Cut, Limits, Where
+from agents.collector import Collector, Cut, Limits, Project, Where
 from agents.dead_letters import DeadLetterDesk
 from agents.pauses import LONGEST_SECONDS, Pauses
 from schemas.refused import Reason, Refused
@@ -54,6 +54,7 @@ class Forwarder:
         dead_letters: DeadLetterDesk,
         where: Where | None = None,
         cuts: Cuts | None = None,
+        project: Project | None = None,
     ) -> None:
         self._name = name
         self._sink = sink
@@ -61,11 +62,12 @@ class Forwarder:
         self._dead_letters = dead_letters
         self._where = where
         self._cuts = cuts or PlainCuts()
+        self._project = project
 
     async def work(self, partition: Partition) -> None:
         """Runs from the assignment of a partition to its end."""
         reader = Reader(partition.note, partition.topic_id)
-        collector = Collector(partition, reader, self._limits, self._where)
+        collector = Collector(partition, reader, self._limits, self._where, self._project)
         try:
             while (cut := await self._cuts.next(partition, collector, partition.offset)) is not None:
                 span = partition.begin(cut.end)

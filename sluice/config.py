@@ -2,9 +2,9 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pipeline.config import Condition, PipelineConfig
 from pipeline.keys import KeysConfig
@@ -54,9 +54,26 @@ class StreamConfig(BaseModel):
     where: list[Condition] = Field(
         default=[], description="Only records that match all of these conditions are delivered."
     )
+    json_style: Literal["current", 2019] = Field(
+        default="current",
+        description="How JSON is written: as the schema has it, or as the streamer of 2019 did (docs/consumers.md).",
+    )
     s3: S3Config | None = Field(default=None, description="Deliver to a bucket of Amazon S3 or anything compatible.")
     kinesis: KinesisConfig | None = Field(default=None, description="Deliver to an Amazon Kinesis data stream.")
     http: HttpConfig | None = Field(default=None, description="Deliver to an HTTP endpoint.")
+
+    @field_validator("json_style", mode="before")
+    @classmethod
+    def _year_in_quotes(cls, style: Any) -> Any:
+        return 2019 if style == "2019" else style
+
+    @model_validator(mode="after")
+    def _style_is_of_json(self) -> Self:
+        if self.json_style != "current" and self.s3 is not None and self.s3.format != "json":
+            raise ValueError(
+                f"json_style is about JSON, and s3 writes {self.s3.format}; leave it out, or use format json"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_destination(self) -> Self:

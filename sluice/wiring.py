@@ -17,6 +17,7 @@ from pipeline.enrichment import Tables
 from pipeline.keys import Keys
 from pipeline.pipeline import Pipeline
 from schemas.codec import Codec
+from schemas.json_2019 import json_2019
 from schemas.refused import Refused
 from schemas.subjects import Subject, load
 from sinks.contract import Sink
@@ -76,20 +77,21 @@ def _stream(config: Config, name: str, outbox: Outbox, keys: Keys) -> tuple[Work
     stream, sink = config.streams[name], make_sink(config, name)
     desk = DeadLetterDesk(name, outbox, Sealer(keys))
     where = compile_where(config, stream)
+    project = json_2019(subject_of(config, stream)) if stream.json_style == 2019 else None
     if isinstance(sink, S3Sink):
         assert stream.s3 is not None
         limits = s3_batcher.limits(stream.s3)
         if stream.s3.exactly_once:
             conditions = [one.model_dump(mode="json") for one in stream.where]
             chained = ChainedS3(name, sink, stream.s3, conditions, str(subject_of(config, stream).latest))
-            forwarder = Forwarder(name, chained, limits, desk, where, chained)
+            forwarder = Forwarder(name, chained, limits, desk, where, chained, project)
             return Workload(name, stream.topics, forwarder.work, chained.starts, [f"{name}.dlq"]), sink
     elif isinstance(sink, KinesisSink):
         limits = kinesis_forwarder.LIMITS
     else:
         assert stream.http is not None
         limits = http_forwarder.limits(stream.http)
-    forwarder = Forwarder(name, sink, limits, desk, where)
+    forwarder = Forwarder(name, sink, limits, desk, where, project=project)
     return Workload(name, stream.topics, forwarder.work, outputs=[f"{name}.dlq"]), sink
 
 
