@@ -10,6 +10,7 @@ from aiokafka import TopicPartition
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from agents.dead_letters import DeadLetterDesk
+from agents.schema_ids import SchemaIds
 from pipeline.pipeline import Pipeline, Processed
 from schemas.refused import Refused
 from stream import metrics
@@ -49,13 +50,20 @@ class Router:
     """
 
     def __init__(
-        self, name: str, kafka: KafkaConfig, pipeline: Pipeline, outbox: Outbox, dead_letters: DeadLetterDesk
+        self,
+        name: str,
+        kafka: KafkaConfig,
+        pipeline: Pipeline,
+        outbox: Outbox,
+        dead_letters: DeadLetterDesk,
+        schema_ids: SchemaIds,
     ) -> None:
         self._name = name
         self._kafka = kafka
         self._pipeline = pipeline
         self._outbox = outbox
         self._dead_letters = dead_letters
+        self._schema_ids = schema_ids
         self._plan_hash = pipeline.plan_hash()
         self._topics = {route: f"{name}.{route}" for route in pipeline.routes}
         self._last_epochs: dict[TopicPartition, int] = {}
@@ -90,10 +98,10 @@ class Router:
             sending: asyncio.Task[None] | None = None
             async for batch in partition:
                 span = partition.begin(batch.end)
-                async with self._turn:
-                    outgoing = self._outgoing(batch, plan)
-                    del batch  # what is packed takes its place in memory
-                    await asyncio.sleep(0)
+                while isinstance(outgoing := await self._in_turn(batch, plan), frozenset):
+                    if not await self._schema_ids.learn(partition, outgoing):
+                        return
+                del batch  # what is packed takes its place in memory
                 if sending is not None:
                     await sending
                 sending = group.create_task(self._send(partition, span, outgoing, note))
@@ -125,9 +133,18 @@ class Router:
             log.info("%s: %s/%d begins under epoch %d.", self._name, partition.topic, partition.number, epoch)
         return note, f"{epoch}.{self._plan_hash}".encode()
 
-    def _outgoing(self, batch: RecordBatch, plan: bytes) -> _Outgoing:
-        """Process a batch, pack what is routed, and add to its dead letters those that fit no topic."""
+    async def _in_turn(self, batch: RecordBatch, plan: bytes) -> _Outgoing | frozenset[int]:
+        async with self._turn:
+            outgoing = self._outgoing(batch, plan)
+            await asyncio.sleep(0)
+        return outgoing
+
+    def _outgoing(self, batch: RecordBatch, plan: bytes) -> _Outgoing | frozenset[int]:
+        """Process a batch, pack what is routed, and add to its dead letters those that fit no topic. Or the schema ids in it that
+        have to be asked for first."""
         processed = self._pipeline.process(batch.records)
+        if self._pipeline.writers.wanted:
+            return frozenset(self._pipeline.writers.wanted)
         self._count(batch, processed)
         origin = b"%s/%d/%%d" % (batch.topic.encode(), batch.partition)
         largest = self._outbox.max_record_bytes // 2

@@ -16,6 +16,7 @@ from pipeline.keys import Keys
 from schemas.codec import Codec
 from schemas.refused import Refused
 from schemas.subjects import load
+from schemas.writers import Writers
 from stream.records import Record
 
 MEANING = 1
@@ -49,13 +50,18 @@ class Pipeline:
     Not thread-safe.
     """
 
-    def __init__(self, name: str, config: PipelineConfig, keys: Keys, tables: Tables) -> None:
+    def __init__(
+        self, name: str, config: PipelineConfig, keys: Keys, tables: Tables, writers: Writers | None = None
+    ) -> None:
         self.name = name
         self.routes = config.route_names()
         self._config = config
         subject = load(config.subject)
         self._schema = str(subject.latest)
-        self._codec = Codec(subject, config.extra_fields())
+        self.writers = writers or Writers()
+        """What schema ids of Avro records mean. After `process`, `writers.wanted` are those that have to be asked for; then its
+        answer is for nobody, and the batch is processed again."""
+        self._codec = Codec(subject, config.extra_fields(), self.writers)
         record = self._codec.type
         encrypted = [rule.field for rule in config.encrypt]
         self._joins = [Join(rule, record, subject.fields, tables, encrypted) for rule in config.enrich]
@@ -69,6 +75,7 @@ class Pipeline:
         Raises only what is a fault of ours; then nothing of the batch may be delivered.
         """
         done = Processed()
+        self.writers.wanted.clear()
         positions, batch = self._decode(records, done)
         self._enrich(batch, done)
         self._drop_fields(batch)

@@ -14,8 +14,9 @@ from schemas.drift import OUTCOMES, Normaliser, parsed
 from schemas.fields import Field
 from schemas.refused import Refused
 from schemas.structs import decoding_hook, record_type
-from schemas.subjects import Subject, UnknownSchemaId, schema_by_id
+from schemas.subjects import Subject
 from schemas.values import MAX_DEPTH, too_deep
+from schemas.writers import Writers
 
 _FRAMING = 5  # a zero byte and the schema id in four
 _encoder = msgspec.json.Encoder(decimal_format="number")
@@ -32,8 +33,10 @@ class Codec:
     written. `drift` counts normalisations by kind, since the start.
     """
 
-    def __init__(self, subject: Subject, extra: Iterable[tuple[str, ...]] = ()) -> None:
+    def __init__(self, subject: Subject, extra: Iterable[tuple[str, ...]] = (), writers: Writers | None = None) -> None:
+        """`extra`: paths of further text fields. `writers`: the schemas of Avro records by id; without it those of this tree."""
         self.subject = subject
+        self.writers = writers or Writers()
         self.type: type[msgspec.Struct] = record_type(subject, extra)
         self.drift: Counter[str] = Counter()
         self.decode_fast: Callable[[bytes], Any] = msgspec.json.Decoder(
@@ -75,12 +78,10 @@ class Codec:
     def _avro(self, value: bytes) -> dict[str, Any]:
         if len(value) < _FRAMING:
             raise Refused("not-avro")
-        writer = None
-        with suppress(UnknownSchemaId):
-            writer = schema_by_id(int.from_bytes(value[1:_FRAMING], "big"))
+        writer = self.writers.find(int.from_bytes(value[1:_FRAMING], "big"))
         if writer is None:
             raise Refused("unknown-schema-id")
-        if writer.subject != self.subject.name:
+        if writer.name != self.subject.latest.parsed["name"]:
             raise Refused("wrong-schema")
         body = io.BytesIO(value[_FRAMING:])
         record = None

@@ -112,6 +112,11 @@ def schema_by_id(schema_id: int) -> Version:
     return load(subject).versions[int(version) - 1]
 
 
+def versions_by_id() -> dict[int, Version]:
+    """Every released version, by its id."""
+    return {number: schema_by_id(number) for number in _ids()}
+
+
 def id_of(version: Version) -> int:
     """The schema id that a version is registered under."""
     return next(number for number, name in _ids().items() if name == str(version))

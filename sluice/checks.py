@@ -8,6 +8,7 @@ from itertools import chain
 
 from pipeline.keys import DEAD_LETTERS, Keys
 from pipeline.paths import parse
+from schemas.registry import Breaks, RegistryUnavailable, opened, subject_name
 from schemas.subjects import load
 from sinks.contract import Finding
 from sluice import logs
@@ -165,7 +166,11 @@ def _is_local(host: str) -> bool:
 
 async def _outside(config: Config, with_kafka: bool) -> list[Finding]:
     """All looks at once; printed in the order of the config, each as soon as those before it are."""
-    looks = [*([_cluster(config)] if with_kafka else []), *(_stream(config, name) for name in config.streams)]
+    looks = [
+        *([_cluster(config)] if with_kafka else []),
+        *([_registry(config)] if config.registry else []),
+        *(_stream(config, name) for name in config.streams),
+    ]
     found = []
     for look in [asyncio.ensure_future(one) for one in looks]:
         findings = await look
@@ -193,6 +198,21 @@ async def _cluster(config: Config) -> list[Finding]:
     if all(one.state == "ok" for one in states):
         findings.append(Finding("ok", f"topics: {len(states)} topics are as the config needs them"))
     return findings
+
+
+async def _registry(config: Config) -> list[Finding]:
+    """Whether the registry answers, and our versions go with those that it has. Registers nothing."""
+    registry = opened(config.registry)
+    try:
+        for pipeline in config.pipelines.values():
+            await registry.compare(load(pipeline.subject), subject_name(pipeline.source))
+    except RegistryUnavailable as error:
+        return [Finding("unavailable", f"registry: {error}")]
+    except Breaks as error:
+        return [Finding("error", f"registry: {error}")]
+    finally:
+        await registry.close()
+    return [Finding("ok", "registry: it answers, and the schemas of all pipelines go with those that it has")]
 
 
 async def _stream(config: Config, name: str) -> list[Finding]:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from pipeline.config import Condition, PipelineConfig
 from pipeline.keys import KeysConfig
+from schemas.registry import RegistryConfig
 from sinks.http import HttpConfig
 from sinks.kinesis import KinesisConfig
 from sinks.s3 import S3Config
@@ -98,6 +99,11 @@ class Config(BaseModel):
 
     kafka: KafkaConfig = Field(description="The cluster, and how Sluice makes its topics on it.")
     keys: KeysConfig | None = Field(default=None, description="Where encryption keys come from.")
+    registry: RegistryConfig | None = Field(
+        default=None,
+        description="A Schema Registry with Confluent's API, where Avro records get their schema ids; without it the ids are"
+        " those of schemas/ids.json.",
+    )
     reference: dict[Name, ReferenceConfig] = Field(default={}, description="Topics that enrich records, by name.")
     pipelines: dict[Name, PipelineConfig] = Field(
         min_length=1,
@@ -135,6 +141,7 @@ def load(file: Path) -> Config:
 
 _FILES = (
     ("keys", "path"),
+    ("registry", "ca"),
     ("kafka", "security", "ca"),
     ("kafka", "security", "certificate"),
     ("kafka", "security", "key"),

@@ -11,6 +11,7 @@ from agents.dead_letters import DeadLetterDesk
 from agents.delivery import Forwarder
 from agents.router import Router
 from agents.s3_batcher import ChainedS3
+from agents.schema_ids import SchemaIds
 from pipeline.conditions import compile_conditions
 from pipeline.dead_letters import Sealer
 from pipeline.enrichment import Tables
@@ -19,7 +20,9 @@ from pipeline.pipeline import Pipeline
 from schemas.codec import Codec
 from schemas.json_2019 import json_2019
 from schemas.refused import Refused
+from schemas.registry import EmbeddedRegistry, Registry, opened, subject_name
 from schemas.subjects import Subject, load
+from schemas.writers import Writers
 from sinks.contract import Sink
 from sinks.http import HttpSink
 from sinks.kinesis import KinesisSink
@@ -40,16 +43,21 @@ class Wired:
     sinks: dict[str, Sink] = field(default_factory=dict)
     references: dict[str, Apply] = field(default_factory=dict)
     """Reference topic → what takes its records."""
+    registry: Registry = field(default_factory=EmbeddedRegistry)
+    writers: dict[str, Writers] = field(default_factory=dict)
+    """Pipeline → what it knows of schema ids."""
 
 
 def wire(config: Config, names: Sequence[str], outbox: Outbox, keys: Keys) -> Wired:
     """The workloads of these pipelines and streams."""
     tables = Tables()
-    wired = Wired()
+    wired = Wired(registry=opened(config.registry))
     for name in names:
         if name in config.pipelines:
-            pipeline = make_pipeline(config, name, keys, tables)
-            router = Router(name, config.kafka, pipeline, outbox, DeadLetterDesk(name, outbox, Sealer(keys)))
+            writers = wired.writers[name] = Writers(registry=config.registry is not None)
+            pipeline = make_pipeline(config, name, keys, tables, writers)
+            desk = DeadLetterDesk(name, outbox, Sealer(keys))
+            router = Router(name, config.kafka, pipeline, outbox, desk, SchemaIds(name, wired.registry, writers))
             source = config.pipelines[name].source
             wired.workloads.append(Workload(name, [source], router.work, router.starts, router.outputs))
             for rule in config.pipelines[name].enrich:
@@ -61,8 +69,17 @@ def wire(config: Config, names: Sequence[str], outbox: Outbox, keys: Keys) -> Wi
     return wired
 
 
-def make_pipeline(config: Config, name: str, keys: Keys, tables: Tables) -> Pipeline:
-    return Pipeline(name, config.pipelines[name], keys, tables)
+def make_pipeline(config: Config, name: str, keys: Keys, tables: Tables, writers: Writers | None = None) -> Pipeline:
+    return Pipeline(name, config.pipelines[name], keys, tables, writers)
+
+
+async def register(config: Config, wired: Wired) -> None:
+    """See that the registry has the schemas of the pipelines, and learn their ids. Raises RegistryUnavailable and Breaks."""
+    for name, writers in wired.writers.items():
+        subject = load(config.pipelines[name].subject)
+        ids = await wired.registry.register(subject, subject_name(config.pipelines[name].source))
+        for version in subject.versions:
+            writers.learn(ids[version.number], version.schema)
 
 
 def applier(tables: Tables, table: str) -> Apply:

@@ -13,13 +13,14 @@ from typing import Any
 from aiokafka import errors
 from aiokafka.errors import KafkaError
 
+from schemas.registry import Breaks, RegistryUnavailable
 from sinks.contract import Sink
 from sluice import __version__, crashes
 from sluice.config import Config
 from sluice.exits import Exit, UserError
 from sluice.keys import loaded
 from sluice.topics import remedy
-from sluice.wiring import Wired, needs, topic_specs, wire
+from sluice.wiring import Wired, needs, register, topic_specs, wire
 from stream import metrics
 from stream.app import GROUP_PREFIX, Worker
 from stream.assignment import flattened
@@ -155,12 +156,14 @@ async def _dependencies(
     """What must be there before work starts: brokers, topics, destinations. Tried for 60 s, then it is the user's turn."""
     try:
         await _patiently(lambda: _look_at_topics(config, names), stopping)
+        await _patiently(lambda: _look_at_schemas(config, wired), stopping)
         await _patiently(outbox.start, stopping)
         for name, sink in wired.sinks.items():
             await _patiently(lambda name=name, sink=sink: _look_at(name, sink), stopping)  # type: ignore[misc]
         yield
     finally:
         await outbox.stop()
+        await wired.registry.close()
         for sink in wired.sinks.values():
             await sink.close()
 
@@ -221,6 +224,15 @@ async def _look_at_topics(config: Config, names: Sequence[str]) -> None:
     absent = [one.name for one in states if one.state == "missing"]
     if absent:
         raise _Unavailable(f"topics are not there: {', '.join(absent)}; make them with `sluice topics FILE`")
+
+
+async def _look_at_schemas(config: Config, wired: Wired) -> None:
+    try:
+        await register(config, wired)
+    except RegistryUnavailable as error:
+        raise _Unavailable(str(error)) from None
+    except Breaks as error:
+        raise UserError(str(error), Exit.CONFIG) from None
 
 
 async def _look_at(name: str, sink: Sink) -> None:
