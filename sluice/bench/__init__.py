@@ -25,12 +25,14 @@ TIME_LIMIT = 900
 
 
 class Candidate(NamedTuple):
-    """`module` is what `python -m` runs. `share` of the records is enough for one that is slow: costs are for a record."""
+    """`module` is what `python -m` runs, with `more`. `share` of the records is enough for one that is slow: costs are for a
+    record."""
 
     module: str
     baseline: str | None = None
     """The candidate that does the same by hand."""
     share: float = 1.0
+    more: tuple[str, ...] = ()
 
 
 CANDIDATES: Mapping[str, Candidate] = {
@@ -39,7 +41,15 @@ CANDIDATES: Mapping[str, Candidate] = {
     "aiokafka": Candidate("sluice.bench.bare_aiokafka"),
     "consume-only": Candidate("sluice.bench.consume_only", "aiokafka-consume"),
     "aiokafka-consume": Candidate("sluice.bench.bare_consumer"),
-}
+    **{
+        f"{what}-{subject}": Candidate(
+            "sluice.bench.codecs", f"orjson-{subject}" if what != "orjson" else None, share,
+            ("--what", what, "--subject", subject),
+        )
+        for subject in ("event", "usage")
+        for what, share in (("codec", 1.0), ("orjson", 1.0), ("fastavro", 0.1))
+    },
+}  # fmt: skip
 WORKERS = {"workers-1": 1, "workers-2": 2, "workers-4": 4}
 LATENCY = "latency"
 NAMES = (*CANDIDATES, *WORKERS, LATENCY)
@@ -132,7 +142,7 @@ def ratios(figures: Rounds) -> dict[str, Ratio]:
 def _measure(name: str, brokers: str, topic: str, count: int) -> dict[str, float]:
     candidate = CANDIDATES[name]
     command = [sys.executable, "-m", candidate.module, "--brokers", brokers, "--topic", topic]
-    command += ["--count", str(max(1, int(count * candidate.share)))]
+    command += ["--count", str(max(1, int(count * candidate.share))), *candidate.more]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT, check=False)  # noqa: S603  ours
     except subprocess.TimeoutExpired as late:

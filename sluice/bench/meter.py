@@ -5,6 +5,7 @@ import gc
 import resource
 import sys
 import time
+from collections.abc import Sequence
 
 import orjson
 
@@ -38,13 +39,13 @@ class Meter:
         out.flush()
 
 
-def arguments(description: str | None) -> argparse.Namespace:
-    """`--brokers`, `--topic` and `--count` of a candidate that is run as a program."""
+def arguments(description: str | None, given: Sequence[str] | None = None) -> argparse.Namespace:
+    """`--brokers`, `--topic` and `--count` of a candidate that is run as a program; `given` in place of its command line."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--brokers", required=True, help="host:port, comma-separated")
     parser.add_argument("--topic", required=True, help="where the input is; outputs are TOPIC.NAME.ROUTE")
     parser.add_argument("--count", required=True, type=int, help="how many records to work on")
-    return parser.parse_args()
+    return parser.parse_args(given)
 
 
 def tune_gc() -> None:

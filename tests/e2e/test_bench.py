@@ -81,6 +81,25 @@ async def test_every_record_is_delivered_by_the_time_it_is_reported(
     assert all(sum(ends) > 100 for ends in outputs)
 
 
+@pytest.mark.parametrize("name", [name for name in CANDIDATES if name.startswith(("codec-", "orjson-", "fastavro-"))])
+def test_the_codecs_report(name: str) -> None:
+    candidate = CANDIDATES[name]
+    command = [
+        sys.executable,
+        "-m",
+        candidate.module,
+        "--brokers",
+        "",
+        "--topic",
+        "",
+        "--count",
+        "1000",
+        *candidate.more,
+    ]
+    done = subprocess.run(command, capture_output=True, timeout=60, check=True)
+    assert b"cpu_us_per_record" in done.stdout
+
+
 @pytest.mark.parametrize("name", ["consume-only", "aiokafka-consume"])
 async def test_readers_report_when_all_is_read(kafka: str, topic_name: Callable[[str], str], name: str) -> None:
     await load(kafka, topic := topic_name("bench"), 3000)
