@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,8 @@ def run(
     Kafka topic of this config could hold is `too-large`. `as_csv`: the rows that S3 would hold instead, header first; dead
     letters have none, and are counted on stderr. `references` are NAME=FILE. Memory holds a few MB of lines, or one line.
 
-    Blocks as `source` and `out` do. Raises UserError for a pipeline, file or key that is not there, OSError.
+    What was normalised or left out is counted on stderr, by kind. Blocks as `source` and `out` do. Raises OSError, and
+    UserError for a pipeline, file or key that is not there.
     """
     if pipeline not in config.pipelines:
         known = ", ".join(config.pipelines)
@@ -66,11 +68,15 @@ def run(
     except UnknownKey as error:
         raise UserError(str(error), Exit.CONFIG) from None
     lines = _lines(source, config.kafka.max_message_bytes)
-    outcomes = (_outcomes(process, batch) for batch in _batches(lines))
+    drift: Counter[str] = Counter()
+    outcomes = (_outcomes(process, batch, drift) for batch in _batches(lines))
     if as_csv:
         _write_csv(outcomes, load(config.pipelines[pipeline].subject), out)
     else:
         _write_json(outcomes, pipeline, out)
+    if drift:
+        kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(drift.items()))
+        sys.stderr.write(f"normalised or left out: {kinds}\n")
 
 
 def _lines(source: BinaryIO, largest: int) -> Iterator[_Line]:
@@ -97,13 +103,14 @@ def _batches(lines: Iterator[_Line]) -> Iterator[list[_Line]]:
         yield batch
 
 
-def _outcomes(pipeline: Pipeline, batch: list[_Line]) -> list[_Outcome]:
-    """What became of each line, in order."""
+def _outcomes(pipeline: Pipeline, batch: list[_Line], drift: Counter[str]) -> list[_Outcome]:
+    """What became of each line, in order; what was put right is added to `drift`."""
     outcomes: dict[int, _Outcome] = {
         line.offset: _Outcome("dead-letter", b"null", Refused("too-large")) for line in batch if line.too_large
     }
     records = [line for line in batch if not line.too_large]
     processed = pipeline.process(records)
+    drift += processed.drift
     routed = zip(processed.positions, processed.routes, processed.values, strict=True)
     outcomes |= {records[at].offset: _Outcome(route, value, None) for at, route, value in routed}
     outcomes |= {records[at].offset: _Outcome("dead-letter", b"null", refused) for at, refused in processed.dead}

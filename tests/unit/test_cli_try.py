@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -182,3 +183,26 @@ def test_csv_is_what_s3_would_hold(streamer: Config, folder: Path, capsys: pytes
     assert len(rows) == 64
     assert {len(row) for row in rows} == {len(header)}
     assert capsys.readouterr().err.startswith("3 lines are dead letters")
+
+
+@pytest.mark.parametrize("subject", ["event", "usage"])
+def test_every_known_example_is_taken_and_every_drift_is_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], subject: str
+) -> None:
+    """A pipeline that encrypts nothing, so that nothing but the form of a record can be refused."""
+    config = tmp_path / "config.yaml"
+    pipelines = {"all": {"from": "raw", "schema": subject}}
+    config.write_text(yaml.safe_dump({"kafka": {"brokers": ["localhost:9092"]}, "pipelines": pipelines}))
+    paths = [path for some in load_subject(subject).examples.values() for path in some]
+    lines = [json.dumps(json.loads(path.read_text())).encode() for path in paths]
+    found = attempt(load(config), b"\n".join([*lines, b'{"description":"a raw\nnewline"}', b"{no json"]) + b"\n", "all")
+    assert [one["route"] for one in found[: len(lines)]] == ["success"] * len(lines)
+    assert {one["error"]["reason"] for one in found[len(lines) :]} == {"not-json"}
+    kinds = set(re.findall(r"([a-z-]+) \d+", capsys.readouterr().err))
+    assert kinds == {
+        "event": {
+            "camel-case", "detail-text", "flag", "number-text", "outcome", "severity", "source-name", "timestamp",
+            "unknown-field",
+        },
+        "usage": {"number-text", "timestamp"},
+    }[subject]  # fmt: skip

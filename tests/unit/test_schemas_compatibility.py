@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.codec import Codec
 from schemas.compatibility import check, check_columns
 from schemas.fields import InvalidSchema
-from schemas.subjects import Column, load
+from schemas.projection import CsvRow, csv_header
+from schemas.subjects import Column, Subject, Version, load
 
 Schema = dict[str, Any]
 
@@ -314,6 +316,49 @@ def test_any_chain_of_allowed_changes_keeps_order_and_reads_both_ways(versions: 
                 assert isinstance(read, dict)
                 assert read["first"] == value["first"]
                 assert list(read) == [f["name"] for f in reader["fields"]]
+
+
+def leaves(schema: Schema, at: str = "") -> list[str]:
+    """The paths of fields that are no records."""
+    found = []
+    for member in schema["fields"]:
+        branch = member["type"][1]
+        path = f"{at}.{member['name']}"
+        found += leaves(branch, path) if isinstance(branch, dict) and branch["type"] == "record" else [path]
+    return found
+
+
+def subjects(versions: list[Schema]) -> list[Subject]:
+    """The subject as it was after each version: new columns at the end, as `check_columns` wants it."""
+    made: list[Subject] = []
+    columns: list[Column] = []
+    for number, schema in enumerate(versions, 1):
+        known = {column.path for column in columns}
+        columns += [Column(path[1:].replace(".", "_"), path) for path in leaves(schema) if path not in known]
+        released = tuple(Version("chain", place, one) for place, one in enumerate(versions[:number], 1))
+        made.append(Subject("chain", released, tuple(columns)))
+    return made
+
+
+@settings(max_examples=40, deadline=None)
+@given(chains())
+def test_any_chain_of_allowed_changes_keeps_every_csv_prefix_and_json_key_order(versions: list[Schema]) -> None:
+    after = subjects(versions)
+    for older in range(len(versions)):
+        for newer in range(older, len(versions)):
+            old, new = after[older], after[newer]
+            assert check_columns(old.columns, new.columns) == []
+            assert csv_header(new).startswith(csv_header(old)[:-1])
+            value = json.dumps(example(versions[older])).encode()
+            codec = Codec(new)
+            again = codec.encode(codec.decode(value))
+            assert order(json.loads(again)) == order(json.loads(Codec(old).encode(Codec(old).decode(value))))
+            assert CsvRow(new)(again).startswith(CsvRow(old)(again)[:-1])
+
+
+def order(value: Any) -> Any:
+    """The keys of an object, in order and at every depth."""
+    return [(key, order(item)) for key, item in value.items()] if isinstance(value, dict) else None
 
 
 @settings(max_examples=60, deadline=None)
