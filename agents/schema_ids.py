@@ -6,14 +6,17 @@ import time
 from collections.abc import Iterable
 
 from agents.pauses import Pauses
-from schemas.registry import Breaks, Registry, RegistryUnavailable
+from schemas.registry import ANSWER_SECONDS, Breaks, Registry, RegistryUnavailable
 from schemas.writers import Writers
 from stream.assignment import Partition
 
 log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 30.0
-"""For an id that the registry does not have: a schema may reach one of its nodes after the record reached Kafka."""
+"""For ids that the registry does not have, all of a batch together: a schema may reach one of its nodes after the record
+reached Kafka."""
+MOST_GIVEN_UP = 10_000
+"""A producer of something else than Avro may write as many ids as records."""
 FORGET_SECONDS = 60.0
 """Then it is asked for again, once, without that patience: else each record of a broken producer would cost 30 s."""
 
@@ -31,21 +34,22 @@ class SchemaIds:
         """Ask until the registry has said of each id what it means, or that it does not have it. While the registry is away the
         partition waits; the others, and records with ids that are known, go on. False when the partition ended before.
         """
-        for number in sorted(wanted):
-            pauses, deadline = Pauses(), time.monotonic() + (0 if number in self._given_up else PATIENCE_SECONDS)
-            while number in self._writers.unknown(wanted):
-                try:
+        pauses, deadline = Pauses(), time.monotonic() + PATIENCE_SECONDS
+        while unknown := self._writers.unknown(wanted):
+            try:
+                for number in sorted(unknown):
+                    partition.expect(ANSWER_SECONDS)
                     schema = await self._registry.schema(number)
-                except (RegistryUnavailable, Breaks) as error:
-                    if pauses.worth_saying():
-                        log.warning("%s: %s/%d waits for schema %d: %s.", self._name, partition.topic, partition.number,
-                                    number, error)  # fmt: skip
-                else:
-                    if schema is not None or time.monotonic() >= deadline:
+                    if schema is not None or number in self._given_up or time.monotonic() >= deadline:
                         self._settle(number, schema)
-                        break
-                if not await partition.pause(min(5.0, pauses.next())):
-                    return False
+            except (RegistryUnavailable, Breaks) as error:
+                if pauses.worth_saying():
+                    log.warning("%s: %s/%d waits for schema %d: %s.", self._name, partition.topic, partition.number,
+                                number, error)  # fmt: skip
+            if not self._writers.unknown(wanted):
+                break
+            if not await partition.pause(min(5.0, pauses.next())):
+                return False
         return True
 
     def _settle(self, number: int, schema: object) -> None:
@@ -55,6 +59,8 @@ class SchemaIds:
                 log.warning(
                     "%s: schema %d is in no registry that was asked; its records are dead letters.", self._name, number
                 )
+            if len(self._given_up) >= MOST_GIVEN_UP:
+                self._given_up.clear()
             self._given_up.add(number)
             asyncio.get_running_loop().call_later(FORGET_SECONDS, self._writers.forget, number)
         else:

@@ -5,13 +5,13 @@ JSON; an older record in a newer file has nulls for what came later.
 """
 
 import io
-import json
 from collections.abc import Iterable, Mapping
-from decimal import Decimal
+from decimal import Context, Decimal, Inexact, InvalidOperation
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import fastavro
+import msgspec
 
 from schemas.drift import parsed
 from schemas.fields import Field
@@ -24,6 +24,7 @@ Packing = Literal["none", "gzip", "zstd"]
 """How the blocks within a file are packed. `gzip` is deflate in Avro, as its specification has it."""
 
 _AVRO = {"none": "null", "gzip": "deflate", "zstd": "zstandard"}
+_json = msgspec.json.Encoder(decimal_format="number").encode
 BLOCK_BYTES = 256 * 1024
 """Of an Avro container: what a reader unpacks at once."""
 
@@ -67,9 +68,9 @@ def avro_form(fields: tuple[Field, ...], record: Mapping[str, Any]) -> dict[str,
             case "record":
                 made[field.name] = avro_form(field.fields, value)
             case "json" | "object":
-                made[field.name] = json.dumps(value, default=float, ensure_ascii=False)
+                made[field.name] = _json(value).decode()
             case "decimal":
-                made[field.name] = Decimal(str(value))
+                made[field.name] = _scaled(value, field)
             case "double":
                 made[field.name] = float(value)
             case "array":
@@ -77,6 +78,19 @@ def avro_form(fields: tuple[Field, ...], record: Mapping[str, Any]) -> dict[str,
             case _:
                 made[field.name] = value
     return made
+
+
+def _scaled(value: Any, field: Field) -> Decimal:
+    """A number with exactly as many places as its field: 0.50 and 5E-1 are one value. Raises ValueError for what is not."""
+    try:
+        return Decimal(str(value)).quantize(Decimal(1).scaleb(-field.scale), None, _exact(field.precision))
+    except ArithmeticError:
+        raise ValueError(f"{field.text_path} does not fit decimal({field.precision}, {field.scale})") from None
+
+
+@cache
+def _exact(precision: int) -> Context:
+    return Context(prec=precision, traps=[Inexact, InvalidOperation])
 
 
 def _parquet_form(fields: tuple[Field, ...], record: dict[str, Any]) -> dict[str, Any]:
@@ -87,7 +101,7 @@ def _parquet_form(fields: tuple[Field, ...], record: dict[str, Any]) -> dict[str
         if field.kind == "record":
             _parquet_form(field.fields, value)
         elif field.kind == "array" and len(field.items) > 1:
-            record[field.name] = json.dumps(value, ensure_ascii=False)
+            record[field.name] = _json(value).decode()
     return record
 
 

@@ -21,7 +21,9 @@ from schemas.subjects import Subject, UnknownSchemaId, Version, id_of, schema_by
 CONTENT_TYPE = "application/vnd.schemaregistry.v1+json"
 ANSWER_SECONDS = 5.0
 ANSWER_BYTES = 4 * 1024 * 1024
-NOT_FOUND = 404
+LARGEST_ID = 2**31 - 1
+NOT_THERE = (400, 404, 406, 422)
+"""Answers with an `error_code` that say of what is asked for that it is not there, or cannot be."""
 FORBIDDEN = (401, 403)
 
 
@@ -71,7 +73,8 @@ class Registry(Protocol):
         ...
 
     async def register(self, subject: Subject, name: str) -> Mapping[int, int]:
-        """`compare`, then see that all versions stand under `name`, oldest first; returns their ids by version number."""
+        """`compare`, then see that the versions stand under `name`, oldest first; returns their ids by version number. One that
+        is not there and older than one that is, is left out."""
         ...
 
     async def close(self) -> None:
@@ -106,7 +109,7 @@ class HttpRegistry:
         self._session: aiohttp.ClientSession | None = None
 
     async def schema(self, number: int) -> Any:
-        found = await self._ask("GET", f"/schemas/ids/{number}")
+        found = await self._ask("GET", f"/schemas/ids/{number}") if number <= LARGEST_ID else None
         return None if found is None else self._parsed(found)
 
     async def compare(self, subject: Subject, name: str) -> None:
@@ -116,22 +119,25 @@ class HttpRegistry:
 
     async def register(self, subject: Subject, name: str) -> Mapping[int, int]:
         await self.compare(subject, name)
-        return {version.number: await self._id(version, name) for version in subject.versions}
+        looked_up = {version.number: await self._id(version, f"/subjects/{name}") for version in subject.versions}
+        ids = {number: id_ for number, id_ in looked_up.items() if id_ is not None}
+        # One that is older than what is there is not put behind it: producers that take the latest would go back to it.
+        for version in subject.versions[max(ids, default=0) :]:
+            made = await self._id(version, f"/subjects/{name}/versions")
+            if made is None:
+                raise RegistryUnavailable(f"{self._config.url} does not register {version}; see what it is set to")
+            ids[version.number] = made
+        return ids
 
     async def close(self) -> None:
         session, self._session = self._session, None
         if session is not None:
             await session.close()
 
-    async def _id(self, version: Version, name: str) -> int:
+    async def _id(self, version: Version, path: str) -> int | None:
         body = {"schema": json.dumps(version.schema), "schemaType": "AVRO"}
-        found = await self._ask("POST", f"/subjects/{name}", body)
-        if found is None:
-            found = await self._ask("POST", f"/subjects/{name}/versions", body)
-        number = found.get("id") if found else None
-        if type(number) is not int:
-            raise RegistryUnavailable(f"{self._config.url} registers {version} without an id; see what it is set to")
-        return number
+        number = (await self._ask("POST", path, body) or {}).get("id")
+        return number if type(number) is int else None
 
     def _must_go_with(self, ours: Version, theirs: Any, name: str) -> None:
         """One of the two only adds to the other: a worker may be older than what was registered, or newer."""
@@ -148,7 +154,8 @@ class HttpRegistry:
         )
 
     async def _ask(self, method: str, path: str, body: object = None) -> dict[str, Any] | None:
-        """The answer to a request; None for what is not there. Raises RegistryUnavailable for anything else."""
+        """The answer to a request; None for what is not there, in the registry's own words. Raises RegistryUnavailable for
+        anything else, and Breaks."""
         where = f"the schema registry at {self._config.url}"
         try:
             async with self._started().request(
@@ -157,12 +164,16 @@ class HttpRegistry:
                 json=body,
                 allow_redirects=False,
             ) as answer:
-                content = await answer.content.read(ANSWER_BYTES + 1)
+                content = bytearray()
+                async for piece in answer.content.iter_any():
+                    content += piece
+                    if len(content) > ANSWER_BYTES:
+                        break
         except TimeoutError:
             raise RegistryUnavailable(f"{where} did not answer in {ANSWER_SECONDS:.0f} s; see that it runs") from None
         except (aiohttp.ClientError, OSError) as error:
             raise RegistryUnavailable(f"{where} cannot be reached ({type(error).__name__}); see that it runs") from None
-        if answer.status == NOT_FOUND and self._is_error(content):
+        if answer.status in (NOT_THERE if method == "GET" else (404,)) and self._is_error(content):
             return None
         if answer.status in FORBIDDEN:
             raise RegistryUnavailable(f"{where} refuses the login ({answer.status}); correct username and password")
@@ -186,14 +197,14 @@ class HttpRegistry:
             return text  # a name such as "string" may stand there as it is
 
     @staticmethod
-    def _object(content: bytes) -> dict[str, Any] | None:
+    def _object(content: bytes | bytearray) -> dict[str, Any] | None:
         try:
             found = json.loads(content) if len(content) <= ANSWER_BYTES else None
         except (ValueError, RecursionError):
             return None
         return found if isinstance(found, dict) else None
 
-    def _is_error(self, content: bytes) -> bool:
+    def _is_error(self, content: bytes | bytearray) -> bool:
         """Whether a 404 is the registry's own word: a wrong path gives one too."""
         return "error_code" in (self._object(content) or {})
 

@@ -39,7 +39,7 @@ def ending(error: BaseException) -> tuple[str, Exit]:
     for leaf in leaves:
         if isinstance(leaf, UserError):
             return f"sluice: {leaf}", leaf.code
-    if all(isinstance(leaf, _outside()) for leaf in leaves) and not _stays(error, leaves):
+    if all(isinstance(leaf, _outside()) and not _wraps_a_fault(leaf) for leaf in leaves) and not _stays(error, leaves):
         advice = (
             "; see that the brokers are there, then try again" if type(leaves[0]).__module__ == KAFKA_ERRORS else ""
         )
@@ -74,6 +74,14 @@ def _place(error: BaseException) -> str:
     return f" at {error.at}" if known and isinstance(error, known.WorkFailed) else ""
 
 
+def _wraps_a_fault(error: BaseException) -> bool:
+    """Whether it is aiokafka's `KafkaError("Unexpected error during ...")` over an error that is no broker's."""
+    cause = error.__cause__
+    return (
+        type(error).__module__ == KAFKA_ERRORS and cause is not None and not isinstance(cause, (*_outside(), OSError))
+    )
+
+
 def _stays(error: BaseException, leaves: Iterable[BaseException]) -> bool:
     """Whether it was met at a place in a partition and will be there again: a batch with a wrong checksum, an unknown codec."""
     return _place(error) != "" and any(not getattr(leaf, "retriable", True) for leaf in leaves)
@@ -84,6 +92,9 @@ def _trace(error: BaseException) -> list[str]:
     module = type(error).__module__
     ours = module.partition(".")[0] in OURS or module == KAFKA_ERRORS
     said = _said(error) if ours or isinstance(error, OSError | AssertionError) else ""
+    if _wraps_a_fault(error):
+        assert error.__cause__ is not None
+        return [*_trace(error.__cause__), *frames, type(error).__name__]
     return [*frames, f"{type(error).__name__}: {said}" if said else type(error).__name__]
 
 

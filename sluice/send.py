@@ -54,9 +54,9 @@ def run(config: Config, pipeline: str, source: BinaryIO) -> None:
     logs.silence()
     checker = Checker(config.pipelines[pipeline].subject)
     topic = config.pipelines[pipeline].source
-    with _rewindable(source) as again, Progress(console=Console(stderr=True), transient=True) as progress:
+    with _rewindable(source) as (again, start), Progress(console=Console(stderr=True), transient=True) as progress:
         drift, count = _check(checker, again, config.kafka, progress)
-        again.seek(0)
+        again.seek(start)
         asyncio.run(_send(config.kafka, topic, _records(checker, again), count, progress))
     normalised = ", ".join(f"{kind} {times}" for kind, times in sorted(drift.items()))
     sys.stdout.write(f"{count} records acknowledged by {topic}\n")
@@ -65,15 +65,16 @@ def run(config: Config, pipeline: str, source: BinaryIO) -> None:
 
 
 @contextlib.contextmanager
-def _rewindable(source: BinaryIO) -> Iterator[BinaryIO]:
+def _rewindable(source: BinaryIO) -> Iterator[tuple[BinaryIO, int]]:
+    """The source, or what it holds, and where it begins: somebody may have read the first lines of a file already."""
     if source.seekable():
-        yield source
+        yield source, source.tell()
         return
     with tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES) as kept:
         while data := source.read(1 << 20):
             kept.write(data)
         kept.seek(0)
-        yield kept  # type: ignore[misc]  # a BinaryIO in all that is used of it
+        yield kept, 0  # type: ignore[misc]  # a BinaryIO in all that is used of it
 
 
 def _records(checker: Checker, source: BinaryIO) -> Iterator[_Record]:
@@ -83,9 +84,10 @@ def _records(checker: Checker, source: BinaryIO) -> Iterator[_Record]:
 
 
 def _values(checker: Checker, source: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    start = source.read(len(CONTAINER))
-    source.seek(0)
-    if start == CONTAINER:
+    begins = source.tell()
+    head = source.read(len(CONTAINER))
+    source.seek(begins)
+    if head == CONTAINER:
         yield from enumerate(checker.container(source), 1)
         return
     for number, line in enumerate(source, 1):
@@ -152,6 +154,9 @@ async def _send(kafka: KafkaConfig, topic: str, records: Iterator[_Record], coun
                         group.create_task(outbox.send(topic, place, outbox.pack(packed)))
                 sent += len(some)
                 progress.update(task, completed=sent)
+        except (Refused, InvalidContainer):
+            text = f"the input was changed while it was sent. The first {sent} of {count} records are acknowledged"
+            raise UserError(text, Exit.FAILED) from None
         except (ExceptionGroup, KafkaConnectionError) as error:
             raise _stopped(error, sent, count) from None
         finally:

@@ -79,7 +79,8 @@ async def register(config: Config, wired: Wired) -> None:
         subject = load(config.pipelines[name].subject)
         ids = await wired.registry.register(subject, subject_name(config.pipelines[name].source))
         for version in subject.versions:
-            writers.learn(ids[version.number], version.schema)
+            if version.number in ids:
+                writers.learn(ids[version.number], version.schema)
 
 
 def applier(tables: Tables, table: str) -> Apply:

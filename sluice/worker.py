@@ -14,6 +14,7 @@ from aiokafka import errors
 from aiokafka.errors import KafkaError
 
 from schemas.registry import Breaks, RegistryUnavailable
+from sinks.aws import Unavailable
 from sinks.contract import Sink
 from sluice import __version__, crashes
 from sluice.config import Config
@@ -93,6 +94,9 @@ def _for_the_user(error: BaseException, config: Config, names: Sequence[str]) ->
     match error:
         case ProduceRefused():
             return UserError(str(error), Exit.UNAVAILABLE)
+        case Unavailable():
+            text = f"where {' and '.join(names)} goes on is in its bucket, which does not answer ({error.reason})"
+            return UserError(f"{text}; see `sluice check FILE`", Exit.UNAVAILABLE)
         case NeedsStart() | NotAllowed():
             text = str(error)
         case errors.GroupAuthorizationFailedError():

@@ -76,7 +76,7 @@ class Fetches:
         """What is fetched of a partition; None for nothing. At most BATCH_RECORDS, and one record beyond BATCH_BYTES: what was
         fetched may be a hundred times as large, unpacked.
 
-        Raises Hole, NotAllowed, and KafkaError for a partition that cannot be read.
+        Raises Hole, NotAllowed, Unreadable for a batch, and KafkaError for a partition that cannot be read.
         """
         tp = partition.tp
         fetched = self._fetcher._records.get(tp)

@@ -20,7 +20,10 @@ async def outage(kafka: KafkaConfig, topics: Sequence[str], groups: Sequence[str
     each of these leaders for an answer, every one of `groups` for a coordinator. A broker that leads none of them may be
     down. Takes at most `seconds`, and REASON_SECONDS to find out why; raises nothing for what the brokers do.
     """
-    client = AIOKafkaClient(**kafka.client_arguments(), request_timeout_ms=int(seconds * 1000))
+    try:
+        client = AIOKafkaClient(**kafka.client_arguments(), request_timeout_ms=int(seconds * 1000))
+    except OSError:  # a file of its certificates is away, or half written
+        return f"the brokers cannot be asked{await _why(kafka)}"
     asked = f"no broker answers at {kafka.bootstrap}"
     try:
         async with asyncio.timeout(seconds):

@@ -9,8 +9,9 @@ import asyncio
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence, Set
 from functools import partial
+from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import (
@@ -20,7 +21,7 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
 )
-from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.producer.message_accumulator import BatchBuilder, MessageAccumulator
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from stream.connection import KafkaConfig
@@ -36,9 +37,9 @@ BATCH_BYTES = 1_000_000
 """A produce batch closes here: below the 1 MiB that brokers and topics take by default."""
 BATCH_OVERHEAD = 1024
 """Room for the batch's own header, so that a record that fits the limit fits in its batch too."""
-IN_FLIGHT_BYTES = 32 * 1024 * 1024
-"""Of batches that are not acknowledged. aiokafka puts one of each partition that a broker leads into one request, whatever that
-comes to, and a broker closes the connection on more than `socket.request.max.bytes` (100 MiB), every time anew."""
+REQUEST_BYTES = 8 * 1024 * 1024
+"""Of one request to a broker, or one batch if that is larger. aiokafka puts a batch of each partition that the broker leads into
+it, whatever that comes to; a broker closes the connection on more than `socket.request.max.bytes` (100 MiB), every time anew."""
 CLOSE_SECONDS = 3
 """For closing connections: after a drain nothing is unacknowledged, and after a crash nothing more is wanted."""
 
@@ -62,11 +63,6 @@ class Outbox:
         self._producer: AIOKafkaProducer | None = None
         self._turns: dict[TopicPartition, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._unacknowledged: dict[TopicPartition, asyncio.Future[object]] = {}
-        self._in_flight = 0
-        """Bytes of batches that are not acknowledged, of sends that were cancelled too."""
-        self._relief = asyncio.Event()
-        self._gate = asyncio.Lock()
-        """Who waits for room waits in line: a large batch would never find any beside many small ones."""
         self.max_record_bytes = kafka.max_message_bytes - BATCH_OVERHEAD
 
     async def start(self) -> None:
@@ -91,6 +87,7 @@ class Outbox:
         except BaseException:
             await producer.stop()
             raise
+        _bound_requests(producer._message_accumulator)
         pace_metadata(producer.client)
         producer._txn_manager.increment_sequence_number = partial(
             _next_sequence, producer._txn_manager._sequence_numbers
@@ -152,6 +149,8 @@ class Outbox:
             except (TopicAuthorizationFailedError, ClusterAuthorizationFailedError):
                 raise NotAllowed(self._kafka, [Need("topic", topic, Operation.WRITE)]) from None
             except KafkaError as error:
+                if type(error) is KafkaError and error.__cause__ is not None:
+                    raise  # no broker's word: aiokafka's wrapping of a fault of its own, or of ours
                 raise ProduceRefused(tp, error) from error
 
     async def has_partition(self, topic: str, partition: int) -> bool:
@@ -176,26 +175,6 @@ class Outbox:
         return self._producer
 
     async def _offer(self, tp: TopicPartition, batch: BatchBuilder) -> asyncio.Future[object]:
-        """Hand a batch over as soon as there is room for it. One that is larger than IN_FLIGHT_BYTES goes alone."""
-        size = batch.size()
-        async with self._gate:
-            while self._in_flight and self._in_flight + size > IN_FLIGHT_BYTES:
-                self._relief.clear()
-                await self._relief.wait()
-            self._in_flight += size
-        try:
-            future = await self._taken(tp, batch)
-        except BaseException:
-            self._released(size)
-            raise
-        future.add_done_callback(lambda _: self._released(size))
-        return future
-
-    def _released(self, size: int) -> None:
-        self._in_flight -= size
-        self._relief.set()
-
-    async def _taken(self, tp: TopicPartition, batch: BatchBuilder) -> asyncio.Future[object]:
         while True:
             try:
                 future: asyncio.Future[object] = await self._started.send_batch(batch, tp.topic, partition=tp.partition)
@@ -207,3 +186,23 @@ class Outbox:
 def _next_sequence(numbers: dict[TopicPartition, int], tp: TopicPartition, count: int) -> None:
     """Count on, from the largest number to 0 as Java's client does. aiokafka goes to negative ones, which brokers refuse."""
     numbers[tp] = (numbers[tp] + count) % 2**31
+
+
+def _bound_requests(accumulator: MessageAccumulator) -> None:
+    """Let no request to a broker hold more than REQUEST_BYTES of batches; the others wait for the next one, in their order."""
+    drain = accumulator.drain_by_nodes
+
+    def drain_some(ignore_nodes: Collection[int], muted_partitions: Set[TopicPartition] = frozenset()) -> Any:
+        sizes: dict[int | None, int] = defaultdict(int)
+        late = set()
+        for tp, batches in accumulator._batches.items():
+            if tp in muted_partitions:
+                continue
+            leader, size = accumulator._cluster.leader_for_partition(tp), batches[0]._builder.size()
+            if sizes[leader] and sizes[leader] + size > REQUEST_BYTES:
+                late.add(tp)
+            else:
+                sizes[leader] += size
+        return drain(ignore_nodes=ignore_nodes, muted_partitions=muted_partitions | late)
+
+    accumulator.drain_by_nodes = drain_some

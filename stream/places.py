@@ -60,15 +60,17 @@ class Places:
         if anew := self._made_anew(await self._topic_ids(), places):
             raise TopicMadeAnew(anew, self._name)
 
-    async def _answered(self, ask: Ask) -> dict[TopicPartition, int]:
-        """What a broker answers; asked again while one is away, for as long as that takes: the watchdog knows of it."""
-        while True:
+    async def _answered(self, ask: Ask, within: Assignment | None = None) -> dict[TopicPartition, int]:
+        """What a broker answers; asked again while one is away, for as long as that takes, or the assignment is `within`: the
+        watchdog knows of it."""
+        while within is None or not within.ended:
             try:
                 return await ask()
             except KafkaError as error:
                 if not (error.retriable or isinstance(error, KafkaTimeoutError)):
                     raise
             await asyncio.sleep(RETRY_SECONDS)
+        return {}
 
     async def _topic_ids(self) -> dict[str, str]:
         while True:
@@ -93,8 +95,10 @@ class Places:
         Asked because a leader that was just elected may say so of an offset that it will soon have.
         """
         tps = list(assignment.partitions)
-        begins = await self._answered(lambda: self._consumer.beginning_offsets(tps))
-        ends = await self._answered(lambda: self._consumer.end_offsets(tps))
+        begins = await self._answered(lambda: self._consumer.beginning_offsets(tps), assignment)
+        ends = await self._answered(lambda: self._consumer.end_offsets(tps), assignment)
+        if assignment.ended:
+            return
         at = {tp: one.fetched_to for tp, one in assignment.partitions.items()}
         gone = {tp: (at[tp], begins[tp], ends[tp]) for tp in tps if not begins[tp] <= at[tp] <= ends[tp]}
         if gone:

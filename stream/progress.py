@@ -4,12 +4,16 @@ from stream.assignment import Assignment, Partition
 from stream.transport import Consumer
 from stream.watchdog import Stage
 
+PLACING_SECONDS = 600.0
+"""What finding out where partitions go on may take on top: a stream to S3 lists its chains in the bucket."""
+
 
 def stages(name: str, consumer: Consumer) -> dict[str, Stage]:
     """The stages of the workload `name` that have something to do. Made anew at each look; nothing is counted by record."""
     assignment = consumer.current
     if not consumer.joined or (assignment is not None and assignment.ended):
-        return {f"{name}: membership of the group": Stage(consumer.generation)}
+        allowance = PLACING_SECONDS if consumer.placing else 0.0
+        return {f"{name}: membership of the group": Stage((consumer.generation, consumer.placing), allowance)}
     if assignment is None:
         return {}  # stands by
     found: dict[str, Stage] = {}

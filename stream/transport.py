@@ -26,7 +26,7 @@ from faust.types import TP, ConsumerMessage
 from mode import Service
 
 from stream import fetches
-from stream.assignment import Assignment, Partition, Work, WorkFailed
+from stream.assignment import Assignment, InWork, Partition, Work, WorkFailed
 from stream.commits import Commits, Fenced
 from stream.connection import KafkaConfig
 from stream.fetches import Fetches
@@ -35,6 +35,7 @@ from stream.places import Places
 from stream.records import RecordBatch
 from stream.requests import REQUEST_SECONDS, give_joins_time, pace_metadata
 from stream.starting import NeedsStart, Starts
+from stream.unpacking import Unreadable
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,8 @@ COMMIT_SECONDS = 1.0
 DRAIN_SECONDS = 10.0
 LEAVE_SECONDS = 2.0
 FAULT_SECONDS = 1.0
+UNREADABLE_SECONDS = 0.05
+"""How often it is looked whether all that is before an unreadable batch is committed."""
 IDENTITY_SECONDS = 5.0
 """How often it is asked whether the topics are still the ones that were assigned."""
 
@@ -105,6 +108,8 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
         """The assignment that holds now, None between two."""
         self.joined = False
         """Whether this worker is a member of its group with an assignment, empty or not."""
+        self.placing = False
+        """Whether it is being found out where the partitions of a new assignment go on."""
         self._rebalancing = False
         self._aiokafka: AIOKafkaConsumer | None = None
         self._draining: asyncio.Task[None] | None = None
@@ -212,12 +217,15 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
         """Faust calls this when the streams of a new assignment may flow: every partition is put where it goes on."""
         partitions = [TopicPartition(*tp) for tp in self.assignment()]
         pin = self._pin
+        self.placing = True
         try:
             places = await self._places.of(partitions)
         except NeedsStart as error:
             if not self._rebalancing and pin == self._pin:
                 self._feed.crash(error)
             return
+        finally:
+            self.placing = False
         if self._rebalancing or pin != self._pin:
             return  # the group has gone on meanwhile, and this is called again
         # From here on nothing is awaited: the positions and the assignment that reads from them change together.
@@ -261,6 +269,7 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
                     continue
                 hungry = assignment.hungry()
                 await self._fetches.wait(assignment, hungry)
+                unreadable = False
                 for tp in hungry:
                     if self._fetches.out_of_range(tp):
                         await self._out_of_range(tp)
@@ -272,10 +281,18 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
                     partition = assignment.partitions[tp]
                     try:
                         batch = self._fetches.take(partition)
+                    except Unreadable as fault:
+                        if partition.idle and partition.uncommitted() is None:
+                            at = InWork(tp.topic, tp.partition, fault.start, fault.end)
+                            raise WorkFailed(at, fault.error) from None
+                        unreadable = True  # first what is before it is settled and committed
+                        continue
                     except Exception as error:
                         raise WorkFailed(partition.in_work(), error) from None
                     if batch is not None:
                         await self.callback(self._to_message(TP(*tp), Fetched(partition, batch)))
+                if unreadable:
+                    await asyncio.sleep(UNREADABLE_SECONDS)
 
     async def _out_of_range(self, tp: TopicPartition) -> None:
         """End the process for an offset that the log does not hold; or fetch again, if it does."""

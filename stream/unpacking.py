@@ -4,13 +4,15 @@ aiokafka unpacks them one by one through a generator and three calls each, for a
 """
 
 import logging
+import time
+from bisect import bisect_left
 from collections.abc import Iterator
-from itertools import chain, islice
-from typing import Any
+from itertools import accumulate, chain, islice
+from typing import Any, ClassVar
 
 from aiokafka.consumer import fetcher
 from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
-from aiokafka.errors import CorruptRecordException
+from aiokafka.errors import CorruptRecordException, KafkaError
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords
 
@@ -19,6 +21,7 @@ from stream.records import Record
 log = logging.getLogger(__name__)
 
 STEP_RECORDS = 64
+SAY_SECONDS = 60.0
 LARGE_BYTES = 16 * 1024
 """Records of this size and more are taken one at a time, so that what is taken stays near its limit."""
 _BATCH_LENGTH = slice(8, 12)
@@ -57,6 +60,14 @@ def keep_answers() -> None:
     fetcher.MemoryRecords = Answer
 
 
+class Unreadable(Exception):
+    """A batch that cannot be read, at the offsets `[start, end)`: the next fetch would bring the same. `error` says why."""
+
+    def __init__(self, start: int, end: int, error: KafkaError) -> None:
+        super().__init__(f"offsets {start} to {end - 1} cannot be read ({type(error).__name__})")
+        self.start, self.end, self.error = start, end, error
+
+
 class _Lenient(bytearray):
     """Bytes in which text that is no UTF-8 is read as Java's client reads it."""
 
@@ -86,54 +97,75 @@ class Unpacking:
     records before the offset that was asked for (a broker answers with whole batches).
     """
 
+    _said: ClassVar[float] = float("-inf")
+
     def __init__(self, fetched: PartitionRecords) -> None:
         self._fetched = fetched
-        fetched._records_iterator = (
-            None  # it holds `fetched` in turn: both would stay until the garbage collector comes
-        )
+        # The generator holds `fetched` in turn: both would stay until the garbage collector comes.
+        fetched._records_iterator = None
         self._batch: Any = None
         self._records: Iterator[Any] = iter(())
+        self._unreadable: Unreadable | None = None
         self.next_fetch_offset: int = fetched.next_fetch_offset
         """One past what was taken or passed over."""
 
     def take(self, most: int, most_bytes: int) -> list[Record]:
-        """The next records: at most `most`, and few beyond `most_bytes` of values; fewer than both only if there are no more.
+        """The next records: at most `most`, and one beyond `most_bytes` of values; fewer than both only if there are no more.
 
-        Raises CorruptRecordException for a batch whose checksum is wrong; nothing of it is taken.
+        Raises Unreadable for a batch whose checksum is wrong or that is packed in an unknown way, at every call once all that is
+        before it was taken.
         """
+        if self._unreadable is not None:
+            raise self._unreadable
         taken: list[Record] = []
+        try:
+            self._take(taken, most, most_bytes)
+        except KafkaError as error:
+            end = max(self.next_fetch_offset + 1, self._batch.next_offset)
+            self._unreadable = Unreadable(self.next_fetch_offset, end, error)
+            if not taken:
+                raise self._unreadable from None
+        return taken
+
+    def _take(self, taken: list[Record], most: int, most_bytes: int) -> None:
         size = 0
         while len(taken) < most and size < most_bytes:
             step = STEP_RECORDS if size < LARGE_BYTES * len(taken) else 1
             try:
                 some = list(islice(self._records, min(step, most - len(taken))))
             except UnicodeDecodeError:
-                fetched = self._fetched
-                log.warning(
-                    "%s/%s holds a header whose name is no UTF-8, from offset %s on.",
-                    *fetched._tp,
-                    self.next_fetch_offset,
-                )
-                self._records = leniently(fetched._records.batch)  # those that were taken are passed over below
+                self._say_it()
+                self._records = leniently(self._fetched._records.batch)  # those that were taken are passed over below
                 continue
             if some:
-                start, self.next_fetch_offset = self.next_fetch_offset, some[-1].offset + 1
-                if some[0].offset < start:
-                    some = [record for record in some if record.offset >= start]
-                    self.next_fetch_offset = max(start, self.next_fetch_offset)
+                if some[0].offset < self.next_fetch_offset:
+                    some = [record for record in some if record.offset >= self.next_fetch_offset]
+                    if not some:
+                        continue
+                sizes = list(accumulate([len(record.value or b"") for record in some], initial=size))
+                if sizes[-1] > most_bytes:
+                    kept = bisect_left(sizes, most_bytes)
+                    self._records, some = chain(some[kept:], self._records), some[:kept]
+                    sizes = sizes[: kept + 1]
+                self.next_fetch_offset = some[-1].offset + 1
                 taken += some
-                size += sum([len(record.value or b"") for record in some])
+                size = sizes[-1]
                 continue
             if self._batch is not None:
                 # Compaction leaves a batch its last offset when the last record has gone.
                 self.next_fetch_offset = max(self.next_fetch_offset, self._batch.next_offset)
             if not self._open_next():
-                break
-        return taken
+                return
+
+    def _say_it(self) -> None:
+        if time.monotonic() - Unpacking._said >= SAY_SECONDS:
+            Unpacking._said = time.monotonic()
+            place = (*self._fetched._tp, self.next_fetch_offset)
+            log.warning("%s/%s holds a header whose name is no UTF-8, from offset %s on.", *place)
 
     def more(self) -> bool:
         """Whether there is something left to look at. It may turn out to hold nothing to take."""
-        return self._batch is not None or bool(self._fetched._records.has_next())
+        return self._unreadable is not None or self._batch is not None or bool(self._fetched._records.has_next())
 
     def _open_next(self) -> bool:
         """Go to the next batch of the answer, which may hold nothing to take. False at the end."""

@@ -47,7 +47,7 @@ CANDIDATES: Mapping[str, Candidate] = {
             ("--what", what, "--subject", subject),
         )
         for subject in ("event", "usage")
-        for what, share in (("codec", 1.0), ("orjson", 1.0), ("fastavro", 0.1))
+        for what, share in (("codec", 1.0), ("orjson", 1.0), ("fastavro", 0.01))
     },
 }  # fmt: skip
 WORKERS = {"workers-1": 1, "workers-2": 2, "workers-4": 4}

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from aiokafka.errors import CorruptRecordException, KafkaConnectionError
+from aiokafka.errors import CorruptRecordException, KafkaConnectionError, KafkaError
 from moto.server import ThreadedMotoServer
 
 from sluice import cli, logs
@@ -227,6 +227,18 @@ def test_what_is_wrong_at_a_place_in_a_partition_is_no_outage() -> None:
     assert "raw.events/3, offsets 100 to 199" in text
     assert "checksum" in text
     assert ending(WorkFailed(at, KafkaConnectionError("gone")))[1] == Exit.UNAVAILABLE
+
+
+def test_a_fault_that_aiokafka_wraps_is_an_internal_one_and_shows_where() -> None:
+    wrapped = KafkaError("Unexpected error during data retrieval")
+    wrapped.__cause__ = raised(ValueError("4111111111111111"))
+    text, code = ending(wrapped)
+    assert code == Exit.INTERNAL
+    assert "ValueError" in text
+    assert "4111" not in text
+    outage = KafkaError("Unexpected error during batch delivery")
+    outage.__cause__ = OSError("gone")
+    assert ending(outage)[1] == Exit.UNAVAILABLE
 
 
 def test_what_the_libraries_log_of_a_crash_holds_no_value() -> None:

@@ -45,12 +45,12 @@ def opened(fields: tuple[Field, ...], row: dict[str, Any]) -> dict[str, Any]:
         elif value is not None and (
             field.kind in ("json", "object") or (field.kind == "array" and isinstance(value, str))
         ):
-            row[field.name] = json.loads(value)
+            row[field.name] = json.loads(value, parse_float=Decimal)
     return row
 
 
 def as_numbers(value: Any) -> Any:
-    """Decimals of prices and details as the doubles that they become."""
+    """Prices as the doubles that they become."""
     if isinstance(value, dict):
         return {key: as_numbers(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -97,6 +97,36 @@ def test_decimals_stay_exact_and_ids_keep_64_bits() -> None:
         assert found["id"] == 2**63 - 1  # type: ignore[index,call-overload]
         assert found["volume"]["total"] == Decimal("12345678.000001")  # type: ignore[index,call-overload]
         assert found["cost"] == Decimal("1234.0123456789")  # type: ignore[index,call-overload]
+
+
+ODD_DECIMALS = {
+    b'{"cost":0.00188512000}': ("cost", "0.0018851200"),
+    b'{"cost":0.0000000}': ("cost", "0E-10"),
+    b'{"cost":0e99999999}': ("cost", "0E-10"),
+    b'{"cost":0E+400}': ("cost", "0E-10"),
+    b'{"cost":"1.00000000"}': ("cost", "1.0000000000"),
+    b'{"cost":1234}': ("cost", "1234.0000000000"),
+}
+
+
+@pytest.mark.parametrize("value", ODD_DECIMALS)
+def test_a_decimal_has_the_places_of_its_field_however_it_was_written(value: bytes) -> None:
+    subject = load("usage")
+    codec = Codec(subject)
+    routed_ = codec.encode(codec.decode(value))
+    name, expected = ODD_DECIMALS[value]
+    (avro,) = fastavro.reader(io.BytesIO(avro_container(subject, [routed_], "none")))
+    (row,) = pq.read_table(io.BytesIO(parquet(subject, [routed_], "none"))).to_pylist()
+    for found in (avro, row):
+        assert str(found[name]) == str(Decimal(expected))  # type: ignore[index,call-overload]
+
+
+def test_open_fields_keep_every_digit() -> None:
+    value = b'{"detail":{"a":0.1234567890123456789012,"b":1.000000,"c":12345678901234567.25}}'
+    (avro,) = fastavro.reader(io.BytesIO(avro_container(load("event"), [value], "none")))
+    (row,) = pq.read_table(io.BytesIO(parquet(load("event"), [value], "none"))).to_pylist()
+    for found in (avro, row):
+        assert found["detail"].encode() == value[len(b'{"detail":') : -1]  # type: ignore[index,call-overload]
 
 
 def test_the_types_of_columns_are_those_of_the_schema() -> None:

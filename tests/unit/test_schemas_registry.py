@@ -96,6 +96,46 @@ async def test_one_that_is_slow_is_given_up(
         await registry.schema(7)
 
 
+async def test_an_answer_in_many_pieces_is_read_whole(server: Server, registry: HttpRegistry) -> None:
+    async def in_pieces(request: web.Request) -> web.StreamResponse:
+        whole = json.dumps({"schema": json.dumps(load("event").latest.schema)}).encode()
+        response = web.StreamResponse(headers={"Content-Type": JSON})
+        await response.prepare(request)
+        for start in range(0, len(whole), 1400):
+            await response.write(whole[start : start + 1400])
+            await asyncio.sleep(0.01)
+        return response
+
+    server.answer = in_pieces
+    assert await registry.schema(7) == load("event").latest.schema
+
+
+@pytest.mark.parametrize("status", [400, 404, 422])
+async def test_an_id_that_cannot_be_is_not_there(server: Server, registry: HttpRegistry, status: int) -> None:
+    server.answer = lambda _: said({"error_code": status * 100 + 1}, status)
+    assert await registry.schema(7) is None
+    before = len(server.asked)
+    assert await registry.schema(2**31) is None
+    assert len(server.asked) == before, "asked for an id that no registry has"
+
+
+async def test_a_version_that_is_older_than_what_is_there_is_not_put_behind_it(
+    server: Server, registry: HttpRegistry
+) -> None:
+    """A producer that registered the newest version by itself came before the first worker."""
+    newest = json.dumps(load("usage").latest.schema)
+
+    async def answer(request: web.Request) -> web.Response:
+        if request.method == "GET":
+            return said({"schema": newest})
+        assert not request.path.endswith("/versions")
+        there = json.loads((await request.json())["schema"]) == load("usage").latest.schema
+        return said({"id": 5}) if there else said({"error_code": 40403}, 404)
+
+    server.answer = answer
+    assert await registry.register(load("usage"), "raw.usage-value") == {3: 5}
+
+
 async def test_an_id_that_is_not_there_is_none_and_the_login_is_sent(server: Server, registry: HttpRegistry) -> None:
     server.answer = lambda _: said({"error_code": 40403, "message": "Schema not found"}, 404)
     assert await registry.schema(7) is None

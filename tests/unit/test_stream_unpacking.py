@@ -9,7 +9,7 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.codec import gzip_encode, lz4_encode, snappy_encode, zstd_encode
 from aiokafka.consumer.fetcher import READ_COMMITTED, READ_UNCOMMITTED, PartitionRecords
-from aiokafka.errors import CorruptRecordException
+from aiokafka.errors import CorruptRecordException, UnsupportedCodecError
 from aiokafka.record._crc32c import crc
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
@@ -17,7 +17,7 @@ from aiokafka.record.memory_records import MemoryRecords
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream.unpacking import LARGE_BYTES, Answer, Unpacking
+from stream.unpacking import LARGE_BYTES, Answer, Unpacking, Unreadable
 
 TP = TopicPartition("raw", 3)
 ABORT, COMMIT = struct.pack(">hh", 0, 0), struct.pack(">hh", 0, 1)
@@ -122,21 +122,36 @@ def test_it_takes_what_aiokafka_takes(batches: list[Batch], start: int, most: in
     assert ours.next_fetch_offset == theirs.next_fetch_offset
 
 
-def test_large_records_are_taken_one_at_a_time() -> None:
-    data, _ = log_of([Batch([b"x" * LARGE_BYTES * 4] * 40, codec=1)])
+def test_what_is_taken_is_at_most_one_record_beyond_its_bytes() -> None:
+    large = b"x" * LARGE_BYTES * 4
+    data, _ = log_of([Batch([*[b"small"] * 300, *[large] * 40], codec=1)])
     ours = Unpacking(fetched(data, [], 0, READ_COMMITTED))
-    assert len(ours.take(2000, LARGE_BYTES * 10)) == 3
+    first = ours.take(2000, LARGE_BYTES * 10)
+    assert len(first) == 303
+    assert ours.next_fetch_offset == 303
+    rest = first
+    while ours.more():
+        rest += ours.take(2000, LARGE_BYTES * 10)
+    assert [one.offset for one in rest] == list(range(340))
 
 
-def test_a_wrong_checksum_is_an_error_and_takes_nothing() -> None:
-    data, _ = log_of([Batch([b"first"])])
-    bad = bytearray(encoded(Batch([b"second"]), 1)[0])
-    bad[-3] ^= 1
+@pytest.mark.parametrize("spoil", ["checksum", "codec"])
+def test_what_is_before_an_unreadable_batch_is_taken_and_then_its_place_is_said(spoil: str) -> None:
+    data, _ = log_of([Batch([b"first", b"second"])])
+    bad = bytearray(encoded(Batch([b"third", b"fourth"]), 2)[0])
+    if spoil == "checksum":
+        bad[-3] ^= 1
+    else:
+        bad[22] |= 7
+        bad[17:21] = struct.pack(">I", crc(bytes(bad[21:])))
     ours = Unpacking(fetched(data + bytes(bad), [], 0, READ_COMMITTED))
-    assert [one.value for one in ours.take(1, 100)] == [b"first"]
-    with pytest.raises(CorruptRecordException, match="raw/3"):
-        ours.take(100, 100)
-    assert ours.next_fetch_offset == 1
+    assert [one.value for one in ours.take(100, 100)] == [b"first", b"second"]
+    for _ in range(2):
+        assert ours.more()
+        with pytest.raises(Unreadable, match="offsets 2 to 3 cannot be read") as caught:
+            ours.take(100, 100)
+        assert isinstance(caught.value.error, CorruptRecordException if spoil == "checksum" else UnsupportedCodecError)
+    assert ours.next_fetch_offset == 2
 
 
 @pytest.mark.parametrize("codec", [0, 1, 2, 3, 4])
