@@ -14,6 +14,7 @@ from fastavro.schema import SchemaParseException, UnknownType
 
 from schemas.fields import InvalidSchema
 from schemas.subjects import Column
+from schemas.validity import faults
 
 Change = Literal[
     "removed",
@@ -31,6 +32,7 @@ Change = Literal[
     "branches-reordered",
     "branch-added",
     "alias-changed",
+    "mark-removed",
     "column-changed",
     "version-removed",
     "version-edited",
@@ -76,6 +78,10 @@ _ADVICE: dict[Change, tuple[str, str]] = {
     "alias-changed": (
         "an alias renames for some readers and not for others",
         "leave aliases as they are; append a field",
+    ),
+    "mark-removed": (
+        "values that were masked, exempt or put right are not any more",
+        "leave the mark; a mark may be added",
     ),
     "column-changed": (
         "CSV readers by position or header take another value",
@@ -127,6 +133,11 @@ def check_columns(old: Sequence[Column], new: Sequence[Column]) -> list[Finding]
         if now != column:
             found = f"{now.name} ({now.path})" if now else "nothing"
             text = f"column {place + 1} was {column.name} ({column.path}) and is {found}"
+            findings.append(finding(column.path, "column-changed", text))
+    names = [column.name for column in new]
+    for place, column in enumerate(new):
+        if (first := names.index(column.name)) < place:
+            text = f"column {place + 1} is called {column.name}, as column {first + 1} is"
             findings.append(finding(column.path, "column-changed", text))
     return findings
 
@@ -203,6 +214,10 @@ class _Comparison:
             was, now = (_say(field["default"]) if "default" in field else "none" for field in (old, new))
             yield finding(path, "default-changed", f"had the default {was} and has {now}")
         yield from _aliases(old, new, path)
+        for mark in ("sensitive", "number_kind", "drift"):
+            was_mark, now_mark = _marks(old).get(mark), _marks(new).get(mark)
+            if was_mark and was_mark != now_mark:
+                yield finding(path, "mark-removed", f"was marked {mark}: {_say(was_mark)} and is not any more")
         was_form, now_form = _form(old), _form(new)
         if was_form != now_form:
             yield finding(
@@ -264,10 +279,13 @@ def _aliases(old: Mapping[str, Any], new: Mapping[str, Any], path: str) -> Itera
 
 def _form(field: Mapping[str, Any]) -> str:
     """The JSON form that a field is marked with (`sluice.type`), as text to compare."""
-    marks = field.get("sluice", {})
-    if not isinstance(marks, Mapping):
-        return ""
+    marks = _marks(field)
     return " of ".join(str(marks[key]) for key in ("type", "of") if key in marks)
+
+
+def _marks(field: Mapping[str, Any]) -> Mapping[str, Any]:
+    marks = field.get("sluice", {})
+    return marks if isinstance(marks, Mapping) else {}
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -297,7 +315,10 @@ def resolved(schema: Any, which: str) -> Any:
         raise too_many
     try:
         fastavro.parse_schema(schema, {})
-        return _resolve(schema, "", {}, (), which)
+        found = _resolve(schema, "", {}, (), which)
+        for fault in faults(found):
+            raise SchemaParseException(fault)
+        return found
     except InvalidSchema:
         raise
     except RecursionError:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from schemas.compatibility import Finding, check, check_columns, finding
+from schemas.compatibility import Finding, check, check_columns, finding, resolved
 from schemas.fields import InvalidSchema
 from schemas.subjects import Column
 
@@ -31,9 +31,11 @@ def check_trees(old: Tree, new: Tree) -> list[Finding]:
         elif _COLUMNS.fullmatch(name):
             found += _within(name, check_columns(_columns(name, data), _columns(name, new.get(name, b"[]"))))
         elif name == IDS:
-            found += _ids(_parsed(name, data), _parsed(name, new.get(name, b"{}")))
+            found += _ids(_mapping(name, data), _mapping(name, new.get(name, b"{}")))
     for subject in sorted({match[1] for name in new if (match := _VERSION.fullmatch(name))}):
         found += _versions(subject, new)
+    if IDS in new:
+        found += _without_id(new)
     return found
 
 
@@ -52,12 +54,21 @@ def _versions(subject: str, tree: Tree) -> Iterator[Finding]:
         if number != place:
             yield finding(name, "version-removed", f"follows on v{place - 1}: there is no v{place}")
             return
-        if number > 1:
+        if number == 1:
+            resolved(_parsed(name, tree[name]), name)
+        else:
             before = f"{subject}/v{number - 1}.avsc"
             yield from _within(name, check(_parsed(before, tree[before]), _parsed(name, tree[name])))
 
 
-def _ids(was: Any, now: Any) -> Iterator[Finding]:
+def _without_id(tree: Tree) -> Iterator[Finding]:
+    named = set(_mapping(IDS, tree[IDS]).values())
+    for name in sorted(tree):
+        if (match := _VERSION.fullmatch(name)) and f"{match[1]}/v{match[2]}" not in named:
+            yield finding(name, "id-changed", f"has no id in {IDS}")
+
+
+def _ids(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Finding]:
     for number, version in was.items():
         if now.get(number) != version:
             yield finding(IDS, "id-changed", f"{number} meant {version} and means {now.get(number, 'nothing')}")
@@ -69,7 +80,19 @@ def _within(name: str, findings: list[Finding]) -> Iterator[Finding]:
 
 
 def _columns(name: str, data: bytes) -> list[Column]:
-    return [Column(**one) for one in _parsed(name, data)]
+    listed = _parsed(name, data)
+    if not isinstance(listed, list) or not all(
+        isinstance(one, dict) and one.keys() == {"name", "path"} for one in listed
+    ):
+        raise InvalidSchema(f'{name} is no list of {{"name", "path"}}; put it right, or take back the change')
+    return [Column(**one) for one in listed]
+
+
+def _mapping(name: str, data: bytes) -> Mapping[str, Any]:
+    found = _parsed(name, data)
+    if not isinstance(found, dict):
+        raise InvalidSchema(f"{name} is no object; put it right, or take back the change")
+    return found
 
 
 def _parsed(name: str, data: bytes) -> Any:

@@ -80,7 +80,7 @@ def run(
     """Measure these (of NAMES) over `count` records. All candidates stand in each round, in turns forwards and backwards, so that
     a machine that grows busier treats them alike; workers and latency are measured once, after that.
 
-    The load of `latency` is half of what `workers-1` took, which is measured for it. `mix` is one of `load.MIXES`. `progress` is
+    `mix` is one of `load.MIXES`. `progress` is
     told each step. The broker is a local one (or that of KAFKA_BROKERS, whose topics `bench-*` then stay). Blocks for
     minutes. Raises BenchFailed, Missing, BrokerFailed, KafkaError; ValueError for a name that is unknown.
     """
@@ -112,10 +112,8 @@ def _of_workers(names: Iterable[str], brokers: str, count: int, progress: Callab
             progress(f"{name}: real workers on {count} records")
             figures[name] = [asyncio.run(throughput(brokers, WORKERS[name], count))]
         elif name == LATENCY:
-            one = figures.get("workers-1") or [asyncio.run(throughput(brokers, 1, count))]
-            rate = one[0]["records_per_second"] / 2
-            progress(f"{name}: {rate:,.0f} records a second")
-            figures[name] = [asyncio.run(latency(brokers, rate))]
+            progress(f"{name}: at half of what comes through at full input")
+            figures[name] = [asyncio.run(latency(brokers))]
     return figures
 
 

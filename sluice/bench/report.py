@@ -52,7 +52,8 @@ def _remarks(figures: dict[str, dict[str, float]]) -> list[str]:
     if LATENCY in figures:
         one = figures[LATENCY]
         remarks.append(
-            f"latency: raw to routed at {one['records_per_second']:,.0f} records/s, half of what one worker takes: "
+            f"latency: raw to routed at {one['records_per_second']:,.0f} records/s, half of what comes through one worker with "
+            "sender, broker and reader on the same machine: "
             f"p50 {one['p50_ms']:.1f} ms, p99 {one['p99_ms']:.1f} ms."
         )
     return remarks

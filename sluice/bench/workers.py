@@ -29,6 +29,7 @@ START_SECONDS = 60
 DONE_SECONDS = 300
 WARM_SECONDS = 3.0
 MEASURED_SECONDS = 10.0
+FLOOD_SECONDS = 8.0
 _ASSIGNED = re.compile(r"Assigned in generation (\d+)")
 _numbers = itertools.count()
 
@@ -129,8 +130,9 @@ async def throughput(brokers: str, workers: int, count: int) -> dict[str, float]
     return _figures(count, before, after, wall)
 
 
-async def latency(brokers: str, rate: float) -> dict[str, float]:
-    """From the making of a raw record to its arrival at a reader of the routed topics, at `rate` records a second.
+async def latency(brokers: str) -> dict[str, float]:
+    """From the making of a raw record to its arrival at a reader of the routed topics, at half load: half of what comes through
+    when the sender sends as fast as it can, on the same machine.
 
     One worker; sender and reader are processes of their own. The usual figures, with `p50_ms` and `p99_ms`. Timestamps are
     whole milliseconds. Raises WorkersFailed.
@@ -139,6 +141,7 @@ async def latency(brokers: str, rate: float) -> dict[str, float]:
         async with _Workers(brokers, Path(folder), 1).running() as worker, _consumer(brokers) as reader:
             reader.assign(worker.routed)
             await reader.seek_to_end()
+            rate = await _most(worker, reader) / 2
             sending = asyncio.create_task(_send(worker, int(rate * (WARM_SECONDS + MEASURED_SECONDS)), rate))
             if not await reader.getmany(timeout_ms=START_SECONDS * 1000):
                 raise WorkersFailed("nothing arrived on the routed topics")
@@ -152,6 +155,25 @@ async def latency(brokers: str, rate: float) -> dict[str, float]:
     took.sort()
     named = {f"p{percent}_ms": round(took[len(took) * percent // 100], 1) for percent in (50, 99)}
     return _figures(len(took), before, after, wall) | named
+
+
+async def _most(worker: _Workers, reader: AIOKafkaConsumer) -> float:
+    """Records a second that come through at full input. Returns when all that was sent has come through."""
+    flood = asyncio.create_task(_send(worker, 1_000_000_000, None))
+    try:
+        if not await reader.getmany(timeout_ms=START_SECONDS * 1000):
+            raise WorkersFailed("nothing arrived on the routed topics")
+        await _read(reader, WARM_SECONDS)
+        start = time.monotonic()
+        came = len(await _read(reader, FLOOD_SECONDS))
+        took = time.monotonic() - start
+    finally:
+        flood.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await flood
+    while await reader.getmany(timeout_ms=2000):
+        pass
+    return came / took
 
 
 async def _read(reader: AIOKafkaConsumer, seconds: float) -> list[float]:

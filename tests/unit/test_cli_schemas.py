@@ -117,6 +117,7 @@ def test_a_tree_that_only_grows_is_let_through(tree: Path, capsys: pytest.Captur
     assert against(tree, capsys) == (0, [], "")
     write(tree / "event/v3.avsc", record(FIELD, {**FIELD, "name": "b"}, {**FIELD, "name": "c"}))
     write(tree / "event/columns.json", [{"name": "a", "path": ".a"}, {"name": "b", "path": ".b"}])
+    assert against(tree, capsys)[1] == [("event/v3.avsc", "id-changed")], "a version without an id"
     write(tree / "ids.json", {"1": "event/v1", "2": "event/v2", "3": "event/v3", "4": "usage/v1"})
     (tree / "usage").mkdir()
     write(tree / "usage/v1.avsc", record(FIELD))
@@ -139,8 +140,16 @@ EDITS: dict[str, tuple[str, Any, list[tuple[str, str]]]] = {
         record(FIELD),
         [("event/v2.avsc", "version-edited"), ("event/v2.avsc: .b", "removed")],
     ),
-    "a new version loses a field": ("event/v3.avsc", record(FIELD), [("event/v3.avsc: .b", "removed")]),
-    "a version is left out": ("event/v4.avsc", record(FIELD), [("event/v4.avsc", "version-removed")]),
+    "a new version loses a field": (
+        "event/v3.avsc",
+        record(FIELD),
+        [("event/v3.avsc: .b", "removed"), ("event/v3.avsc", "id-changed")],
+    ),
+    "a version is left out": (
+        "event/v4.avsc",
+        record(FIELD),
+        [("event/v4.avsc", "version-removed"), ("event/v4.avsc", "id-changed")],
+    ),
     "a column moves": (
         "event/columns.json",
         [{"name": "b", "path": ".b"}, {"name": "a", "path": ".a"}],
@@ -185,6 +194,15 @@ def test_what_git_does_not_know_cannot_be_told(tree: Path, tmp_path: Path, capsy
     code, _, reason = against(tree, capsys, "no-such-tag")
     assert code == 2
     assert "git has no no-such-tag" in reason
+    for name, content in (("event/columns.json", "{}"), ("event/columns.json", '[{"name": "a"}]'), ("ids.json", "[]")):
+        before = (tree / name).read_text()
+        (tree / name).write_text(content)
+        assert against(tree, capsys)[2].startswith(f"{name} is no ")
+        (tree / name).write_text(before)
+    (tree / "new").mkdir()
+    (tree / "new/v1.avsc").write_text('{"type": "record"}')
+    assert "new/v1.avsc is not valid Avro" in against(tree, capsys)[2]
+    (tree / "new/v1.avsc").unlink()
     (tree / "event/v1.avsc").write_text("{")
     assert against(tree, capsys)[2].startswith("event/v1.avsc is not JSON")
     assert "holds nothing" in against(tmp_path / "none", capsys)[2]

@@ -126,6 +126,12 @@ BREAKS: dict[str, tuple[Any, Any, set[tuple[str, str]]]] = {
     "default-taken-away": (record(a), bare(OPTIONAL), {(".a", "default-changed")}),
     "default-added": (record(plain), bare(STRING, default=""), {(".a", "default-changed")}),
     "default-of-a-number": (bare("double", default=0), bare("double", default=0.5), {(".a", "default-changed")}),
+    "mark-of-sensitivity-removed": (of(STRING, sluice={"sensitive": True}), of(STRING), {(".a", "mark-removed")}),
+    "mark-of-a-number-changed": (
+        of(STRING, sluice={"number_kind": "imei"}),
+        of(STRING, sluice={"number_kind": "id"}),
+        {(".a", "mark-removed")},
+    ),
     "precision": (of(decimal(14, 6)), of(decimal(16, 6)), {(".a", "logical-type-changed")}),
     "scale": (of(decimal(14, 6)), of(decimal(14, 7)), {(".a", "logical-type-changed")}),
     "decimal-to-bytes": (of(decimal(14, 6)), of("bytes"), {(".a", "logical-type-changed")}),
@@ -221,6 +227,17 @@ for _ in range(3000):
         ({"type": "record", "name": "R", "fields": [{"type": "string"}]}, "not valid Avro"),
         ({"type": "record", "name": "R", "fields": [{"name": "a", "type": "Missing"}]}, "not valid Avro"),
         (record(field("a", decimal(4, 6))), "not valid Avro"),
+        (bare(["null", "string"], default="x"), "not valid Avro"),
+        (bare(["string", "null"], default=None), "not valid Avro"),
+        (bare(inner({"name": "b", "type": "string"}), default={}), "not valid Avro"),
+        (bare("long", default=1.5), "not valid Avro"),
+        (bare("int", default=2**31), "not valid Avro"),
+        (of(enum("X", default="Y")), "not valid Avro"),
+        (record(field("b-c")), "not valid Avro"),
+        (bare(["null", "string", "string"]), "not valid Avro"),
+        (bare(["null", ["string"]]), "not valid Avro"),
+        (bare([{"type": "array", "items": "int"}, {"type": "array", "items": "string"}]), "not valid Avro"),
+        (of({"type": "bytes", "logicalType": "decimal"}), "not valid Avro"),
         (record(field("next", "R")), "contains itself"),
         (record(field("next", {"type": "array", "items": "t.R"})), "contains itself"),
         (record(*(field(f"f{n}") for n in range(20_000))), "more than 10000 fields"),
@@ -241,6 +258,7 @@ def test_columns_only_grow_too() -> None:
     assert [f.change for f in check_columns(old, old[:1])] == ["column-changed"]
     assert [f.path for f in check_columns(old, [old[1], old[0]])] == [".id", ".name"]
     assert [f.path for f in check_columns(old, [old[0], Column("name", ".other")])] == [".name"]
+    assert [f.path for f in check_columns(old, [*old, Column("name", ".again")])] == [".again"]
 
 
 names = st.text("abcdefgh", min_size=4, max_size=9)
