@@ -50,10 +50,14 @@ types: $(STAMP) ## mypy --strict
 layers: $(STAMP) ## Imports point one way
 	$(BIN)/lint-imports
 
-# Every commit that released a version: an edit of that version is found for ever, whoever committed it.
+# Every commit that released a version, columns or ids: an edit of those is found for ever, whoever committed it.
 schemas: $(STAMP) ## Released schemas stay as they are, and newer ones only add
-	@released=$$(git log --diff-filter=A --format='--against %H' -- 'schemas/*/v*.avsc' 2>/dev/null); \
-	  if [ -n "$$released" ]; then $(BIN)/sluice schemas check $$released; else echo "schemas: no git history here, not checked"; fi
+	@released=$$({ git log --diff-filter=A --format='--against %H' -- 'schemas/*/v*.avsc'; \
+	    git log --diff-filter=AM --format='--against %H' -- 'schemas/*/columns.json' schemas/ids.json; } | sort -u); \
+	  if [ -z "$$released" ]; then echo "schemas: git tells no history here, so nothing was compared"; \
+	  else $(BIN)/sluice schemas check $$released; fi
+	@[ "$$(git rev-parse --is-shallow-repository 2>/dev/null)" != true ] || \
+	  echo "schemas: this clone has not the whole history, so older releases were not compared (git fetch --unshallow)"
 
 deploy-files: ## Compose file, Prometheus config and alert rules, with the tools that are installed
 	deploy/check

@@ -60,7 +60,8 @@ class Codec:
         return self._normalise(self._avro(value) if value[:1] == b"\0" else _json(value))
 
     def from_avro(self, record: dict[str, Any]) -> Any:
-        """A record that was read with the newest version as the reader's schema. Null fields are left out. Raises Refused."""
+        """A record as its writer's schema has it. Null fields are left out, and what our schema does not name is, counted, as in
+        JSON. Raises Refused."""
         return self._normalise(_as_json(record, self.subject.fields))
 
     def settle(self, records: Sequence[Any]) -> None:
@@ -86,7 +87,7 @@ class Codec:
         body = io.BytesIO(value[_FRAMING:])
         record = None
         with suppress(Exception):  # fastavro raises whatever the bytes lead it into, and quotes them
-            record = fastavro.schemaless_reader(body, writer.parsed, self.subject.latest.parsed)
+            record = fastavro.schemaless_reader(body, writer.parsed)
         if not isinstance(record, dict) or body.read(1):
             raise Refused("not-avro")
         return _as_json(record, self.subject.fields)
@@ -110,20 +111,19 @@ def _json(value: bytes) -> Any:
 
 
 def _as_json(record: dict[str, Any], fields: tuple[Field, ...]) -> dict[str, Any]:
-    """An Avro record as it would have come in JSON: without nulls, open fields parsed."""
-    taken = {}
-    for field in fields:
-        value = record[field.name]
-        if value is None:
-            continue
-        if field.kind == "record":
-            value = _as_json(value, field.fields)
-        elif field.kind in ("json", "object"):
-            try:
-                value = parsed(value)
-            except (ValueError, ArithmeticError):
-                pass  # text that is no JSON is text
-            except RecursionError:
-                raise Refused("too-deep", field.text_path) from None
-        taken[field.name] = value
-    return taken
+    """An Avro record as it would have come in JSON: without nulls, open fields parsed. What our schema does not name stays."""
+    known = {field.name: field for field in fields}
+    return {name: _value(value, known.get(name)) for name, value in record.items() if value is not None}
+
+
+def _value(value: Any, field: Field | None) -> Any:
+    if field is not None and field.kind == "record" and isinstance(value, dict):
+        return _as_json(value, field.fields)
+    if field is not None and field.kind in ("json", "object") and isinstance(value, str):
+        try:
+            return parsed(value)
+        except (ValueError, ArithmeticError):
+            return value  # text that is no JSON is text
+        except RecursionError:
+            raise Refused("too-deep", field.text_path) from None
+    return value

@@ -50,15 +50,19 @@ class Checker:
         record = self._codec.decode(value)
         return Checked(_key(record), self._codec.drift - before)
 
-    def container(self, source: BinaryIO) -> Iterator[bytes]:
-        """The records of an Avro container, as JSON. Raises InvalidContainer, and Refused for what a pipeline refuses."""
+    def container(self, source: BinaryIO) -> Iterator[tuple[bytes, Mapping[str, int]]]:
+        """The records of an Avro container, as JSON, each with what was normalised or left out for that. Raises
+        InvalidContainer, and Refused for what a pipeline refuses."""
         latest = self._codec.subject.latest
         try:
-            records = fastavro.reader(source, reader_schema=latest.parsed)
+            records = fastavro.reader(source)
+            schema = records.writer_schema
+            if not isinstance(schema, dict) or schema.get("name") != latest.parsed["name"]:
+                raise InvalidContainer(f"its records are not those of {latest}; write it with a schema of that name")
             for record in records:
-                if not isinstance(record, dict):
-                    raise InvalidContainer(f"its records are not those of {latest}")
-                yield self._codec.encode(self._codec.from_avro(record))
+                before = self._codec.drift.copy()
+                value = self._codec.encode(self._codec.from_avro(record))
+                yield value, self._codec.drift - before
         except (InvalidContainer, OSError):
             raise
         except Exception as error:  # fastavro raises whatever the bytes lead it into, and may quote them

@@ -20,6 +20,8 @@ _PLAIN: dict[str, Callable[[Any], bool]] = {
 }
 """Whether a JSON value can be the default of a type that holds no others."""
 
+_MISSING = object()
+
 
 def faults(schema: Any, path: str = "") -> Iterator[str]:
     """What is wrong, each with its place. A named type that is used twice may be looked at twice."""
@@ -85,7 +87,7 @@ def _fits(value: Any, type_: Any) -> bool:
     if kind == "map":
         return isinstance(value, dict) and all(_fits(one, type_["values"]) for one in value.values())
     return isinstance(value, dict) and all(
-        _fits(value.get(field["name"], field.get("default")), field["type"])
+        _fits(value.get(field["name"], _MISSING), field["type"])
         for field in type_["fields"]
         if field["name"] in value or "default" not in field
     )

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import BinaryIO, NamedTuple
 
 from aiokafka.errors import KafkaConnectionError
@@ -79,11 +79,12 @@ def _rewindable(source: BinaryIO) -> Iterator[tuple[BinaryIO, int]]:
 
 def _records(checker: Checker, source: BinaryIO) -> Iterator[_Record]:
     """Every record with its key. Raises Refused for one that would be refused."""
-    for number, value in _values(checker, source):
+    for number, (value, _) in _values(checker, source):
         yield _Record(number, value, checker(value).key)
 
 
-def _values(checker: Checker, source: BinaryIO) -> Iterator[tuple[int, bytes]]:
+def _values(checker: Checker, source: BinaryIO) -> Iterator[tuple[int, tuple[bytes, Mapping[str, int]]]]:
+    """Each record with its number, and what was left out to make JSON of it."""
     begins = source.tell()
     head = source.read(len(CONTAINER))
     source.seek(begins)
@@ -92,7 +93,7 @@ def _values(checker: Checker, source: BinaryIO) -> Iterator[tuple[int, bytes]]:
         return
     for number, line in enumerate(source, 1):
         if value := line.rstrip(b"\r\n"):
-            yield number, value
+            yield number, (value, {})
 
 
 def _check(checker: Checker, source: BinaryIO, kafka: KafkaConfig, progress: Progress) -> tuple[Counter[str], int]:
@@ -104,7 +105,7 @@ def _check(checker: Checker, source: BinaryIO, kafka: KafkaConfig, progress: Pro
     values = _values(checker, source)
     while True:
         try:
-            number, value = next(values)
+            number, (value, left_out) = next(values)
         except StopIteration:
             break
         except InvalidContainer as error:
@@ -116,6 +117,7 @@ def _check(checker: Checker, source: BinaryIO, kafka: KafkaConfig, progress: Pro
         try:
             if not outbox.fits(None, value, []):
                 raise Refused("too-large")
+            drift.update(left_out)
             drift.update(checker(value).drift)
         except Refused as why:
             refused.append(f"record {number}: {why}")

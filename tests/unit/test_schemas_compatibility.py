@@ -230,6 +230,7 @@ for _ in range(3000):
         (bare(["null", "string"], default="x"), "not valid Avro"),
         (bare(["string", "null"], default=None), "not valid Avro"),
         (bare(inner({"name": "b", "type": "string"}), default={}), "not valid Avro"),
+        (bare(inner({"name": "b", "type": ["null", "string"]}), default={}), "not valid Avro"),
         (bare("long", default=1.5), "not valid Avro"),
         (bare("int", default=2**31), "not valid Avro"),
         (of(enum("X", default="Y")), "not valid Avro"),

@@ -1,5 +1,6 @@
 """Producers are told before sending what a pipeline would say after, and write Avro that it reads."""
 
+import copy
 import io
 import json
 from decimal import Decimal
@@ -62,7 +63,7 @@ def test_a_container_of_any_version_gives_json_that_is_taken() -> None:
         out = io.BytesIO()
         fastavro.writer(out, version.parsed, [{"id": number, "cost": Decimal("0.5")} for number in range(3)])
         out.seek(0)
-        assert list(Checker("usage").container(out)) == [
+        assert [value for value, _ in Checker("usage").container(out)] == [
             b'{"id":%d,"cost":0.5000000000}' % number for number in range(3)
         ]
 
@@ -84,3 +85,13 @@ def test_a_container_of_another_subject_is_not_taken() -> None:
     out.seek(0)
     with pytest.raises(InvalidContainer):
         list(Checker("event").container(out))
+
+
+def test_avro_fields_that_no_schema_here_names_are_counted_as_in_json() -> None:
+    schema = copy.deepcopy(dict(load("usage").latest.schema))
+    schema["fields"].append({"name": "next", "type": ["null", "string"], "default": None})
+    out = io.BytesIO()
+    fastavro.writer(out, fastavro.parse_schema(schema, {}), [{"id": 1, "next": "x"}, {"id": 2}])
+    out.seek(0)
+    check = Checker("usage")
+    assert list(check.container(out)) == [(b'{"id":1}', {"unknown-field": 1}), (b'{"id":2}', {})]
