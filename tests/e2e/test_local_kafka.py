@@ -40,10 +40,11 @@ async def _send(bootstrap: str, topic: str, *values: bytes) -> None:
 
 
 async def _read(bootstrap: str, topic: str, count: int) -> list[bytes]:
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest")
+    # A broker that was just thawed may leave a request without an answer: then another one is asked.
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest", request_timeout_ms=10_000)
     await consumer.start()
     consumer.assign([TopicPartition(topic, 0)])
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         values = [(await consumer.getone()).value for _ in range(count)]
     await consumer.stop()
     return values
