@@ -211,7 +211,7 @@ def _double(path: str) -> Convert:
             number = float(value)
         except (OverflowError, ValueError):
             number = math.inf
-        if not math.isfinite(number):
+        if not math.isfinite(number) or (type(value) is int and number != value) or (number == 0 and value != 0):
             raise Refused("wrong-type", path)
         return number
 

@@ -16,7 +16,7 @@ grows.
 
 | type | in JSON | in Avro |
 | --- | --- | --- |
-| string, boolean, long, double | as such; a long has 64 bits | as such |
+| string, boolean, long, double | as such; a long has 64 bits; a whole number that a double does not hold is refused | as such |
 | timestamp | text, UTC, `2026-11-26T10:00:00.125Z` | string |
 | decimal(p, s) | a number with at most s places, exact | bytes, logical type decimal |
 | record, array | object, array | record, array |

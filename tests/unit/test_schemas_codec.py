@@ -78,6 +78,8 @@ def nested(levels: int, key: str = "detail") -> bytes:
         (b'{"endpoint":{"imei":1}}', "wrong-type", ".endpoint.imei"),
         (b'{"transaction":{"total_price":"87.12"}}', "wrong-type", ".transaction.total_price"),
         (b'{"transaction":{"total_price":1e400}}', "wrong-type", ".transaction.total_price"),
+        (b'{"transaction":{"total_price":9007199254740993}}', "wrong-type", ".transaction.total_price"),
+        (b'{"transaction":{"total_price":123456789012345678901234567890}}', "wrong-type", ".transaction.total_price"),
         (b'{"transaction":{"total_price":1' + b"0" * 400 + b"}}", "wrong-type", ".transaction.total_price"),
         (b'{"transaction":{"result":"maybe"}}', "wrong-type", ".transaction.result"),
         (b'{"transaction":{"cc":{"cc_number":4111111111111111}}}', "wrong-type", ".transaction.cc.cc_number"),
@@ -135,6 +137,15 @@ def test_a_decimal_that_does_not_fit_is_refused(value: str) -> None:
 def test_decimals_keep_the_digits_that_were_written(value: str) -> None:
     assert again(USAGE, value) == value
     assert USAGE.encode(USAGE.decode_fast(value.encode())).decode() == value
+
+
+@pytest.mark.parametrize(
+    "number", [b"9007199254740992", b"-9007199254740994", b"18014398509481984", b"1e30", b"0.1", b"0"]
+)
+def test_whole_numbers_that_a_double_holds_are_taken_as_they_are(number: bytes) -> None:
+    codec = Codec(load("event"))
+    record = codec.decode(b'{"transaction":{"total_price":%b}}' % number)
+    assert record.transaction.total_price == float(number)
 
 
 def test_99_levels_are_taken() -> None:
