@@ -46,7 +46,7 @@ def parquet(subject: Subject, values: Iterable[bytes], packing: Packing) -> byte
     A list whose items may be of several types is text that holds JSON, as Parquet has no unions.
     """
     import pyarrow as pa  # noqa: PLC0415  # 40 MB that a worker without Parquet does not need
-    import pyarrow.parquet  # noqa: PLC0415
+    import pyarrow.parquet  # noqa: PLC0415  # as above
 
     fields = subject.latest.fields
     rows = [_parquet_form(fields, avro_form(fields, parsed(value))) for value in values]

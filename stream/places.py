@@ -12,7 +12,7 @@ from stream.notes import parsed
 from stream.starting import NeedsStart, OffsetsGone, Starts, TopicMadeAnew
 from stream.topic_ids import topic_ids
 
-Ask = Callable[[], Awaitable[dict[TopicPartition, int]]]
+Ask = Callable[[Sequence[TopicPartition]], Awaitable[dict[TopicPartition, int]]]
 RETRY_SECONDS = 0.2
 SURE_SECONDS = 1.0
 """A broker that lags behind the controller may for a moment name the topic that was there before: it is asked twice."""
@@ -38,7 +38,7 @@ class Places:
             by_hand = {tp: at.offset for tp, at in places.items() if parsed(at.note).v == 0}
             if not fresh and not by_hand:
                 return places
-            begins = await self._answered(lambda: self._consumer.beginning_offsets(fresh)) if fresh else {}  # noqa: B023
+            begins = await self._answered(self._consumer.beginning_offsets, fresh) if fresh else {}
             try:
                 starts = await self._starts(begins, by_hand)
             except NeedsStart:
@@ -60,12 +60,14 @@ class Places:
         if anew := self._made_anew(await self._topic_ids(), places):
             raise TopicMadeAnew(anew, self._name)
 
-    async def _answered(self, ask: Ask, within: Assignment | None = None) -> dict[TopicPartition, int]:
+    async def _answered(
+        self, ask: Ask, partitions: Sequence[TopicPartition], within: Assignment | None = None
+    ) -> dict[TopicPartition, int]:
         """What a broker answers; asked again while one is away, for as long as that takes, or the assignment is `within`: the
         watchdog knows of it."""
         while within is None or not within.ended:
             try:
-                return await ask()
+                return await ask(partitions)
             except KafkaError as error:
                 if not (error.retriable or isinstance(error, KafkaTimeoutError)):
                     raise
@@ -95,8 +97,8 @@ class Places:
         Asked because a leader that was just elected may say so of an offset that it will soon have.
         """
         tps = list(assignment.partitions)
-        begins = await self._answered(lambda: self._consumer.beginning_offsets(tps), assignment)
-        ends = await self._answered(lambda: self._consumer.end_offsets(tps), assignment)
+        begins = await self._answered(self._consumer.beginning_offsets, tps, assignment)
+        ends = await self._answered(self._consumer.end_offsets, tps, assignment)
         if assignment.ended:
             return
         at = {tp: one.fetched_to for tp, one in assignment.partitions.items()}
