@@ -15,7 +15,7 @@ from aiokafka import TopicPartition
 
 from stream.commits import Commits, Committed, Fenced, Pin
 from stream.offsets import Span, Watermark
-from stream.records import Record, RecordBatch
+from stream.records import Record, RecordBatch, take_joined
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,8 @@ class Partition:
         self._arrived.set()
 
     async def next(self, seconds: float | None = None) -> RecordBatch | None:
-        """The next batch; None when no more will come. Raises TimeoutError after `seconds` without one."""
+        """What waits, as one batch (or the first of it); None when no more will come. Raises TimeoutError after `seconds` without
+        any."""
         self.expect(0)
         async with asyncio.timeout(seconds):
             while not self._inbox:
@@ -127,7 +128,7 @@ class Partition:
                     return None
                 self._arrived.clear()
                 await self._arrived.wait()
-        return self._inbox.popleft()
+        return take_joined(self._inbox)
 
     def __aiter__(self) -> AsyncIterator[RecordBatch]:
         return self

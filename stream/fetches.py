@@ -10,7 +10,7 @@ from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError, To
 from stream.assignment import Assignment, Partition
 from stream.connection import KafkaConfig
 from stream.permissions import Need, NotAllowed, Operation
-from stream.records import Record, RecordBatch
+from stream.records import BATCH_BYTES, BATCH_RECORDS, Record, RecordBatch
 from stream.unpacking import Unpacking, keep_answers
 
 WAIT_SECONDS = 0.1
@@ -22,8 +22,6 @@ RESPONSE_BYTES = 8 * 1024 * 1024
 """The largest answer of a broker, which is in memory twice while aiokafka takes it apart. A batch that is larger comes whole."""
 FETCHED_BYTES = 16 * 1024 * 1024
 """What aiokafka holds undecoded, of all partitions together: with many of them each gets less than FETCH_BYTES."""
-BATCH_RECORDS = 2000
-BATCH_BYTES = 4 * 1024 * 1024
 
 
 class Fetches:

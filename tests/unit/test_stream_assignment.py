@@ -6,12 +6,16 @@ from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stream.assignment import Assignment, Hole, Partition
 from stream.commits import Committed, Fenced, Pin
 from stream.progress import stages
+from stream.records import BATCH_BYTES, BATCH_RECORDS
 
 TP = TopicPartition("raw", 0)
+PAYLOAD = bytes(5_000_000)
 
 
 class FakeCommits:
@@ -70,6 +74,49 @@ async def test_a_batch_that_gets_lost_on_the_way_to_the_agent_ends_the_process()
     assert second is not None
     partition.deliver(second)
     assert isinstance(crashes[0], Hole)
+    await assignment.drain(1)
+
+
+@given(st.lists(st.tuples(st.integers(1, 1500), st.integers(0, 3), st.sampled_from([10, 1000, 5_000_000])), max_size=8))
+async def test_batches_that_wait_come_joined_with_every_record_offset_and_byte(
+    fetches: list[tuple[int, int, int]],
+) -> None:
+    """Each fetch of some records, a gap behind them, and their size; all wait before the first is taken."""
+    assignment, crashes = opened(FakeCommits())
+    partition = assignment.partitions[TP]
+    offset, sent = 10, []
+    for count, gap, size in fetches:
+        found = [
+            SimpleNamespace(key=None, value=PAYLOAD[:size], headers=[], offset=offset + one) for one in range(count)
+        ]
+        batch = partition.fetched(found, offset, offset + count + gap)
+        assert batch is not None
+        sent += found
+        offset = batch.end
+        partition.deliver(batch)
+    held, came, at = partition.held_bytes, [], 10
+    while came != sent:
+        taken = await partition.next(1)
+        assert taken is not None
+        assert taken.start == at
+        came += taken.records
+        at, held = taken.end, held - taken.bytes
+        assert len(taken) <= BATCH_RECORDS
+        assert taken.bytes <= BATCH_BYTES or any(len(taken) == count for count, _, _ in fetches)
+    assert (at, held, crashes) == (offset, 0, [])
+    await assignment.drain(1)
+
+
+async def test_small_batches_that_wait_are_one_batch() -> None:
+    assignment, _ = opened(FakeCommits())
+    partition = assignment.partitions[TP]
+    for start in range(10, 60, 5):
+        batch = partition.fetched(records(5), start, start + 5)
+        assert batch is not None
+        partition.deliver(batch)
+    taken = await partition.next(1)
+    assert taken is not None
+    assert (taken.start, taken.end, len(taken)) == (10, 60, 50)
     await assignment.drain(1)
 
 
