@@ -94,7 +94,8 @@ async def test_batches_that_wait_come_joined_with_every_record_offset_and_byte(
         sent += found
         offset = batch.end
         partition.deliver(batch)
-    held, came, at = partition.held_bytes, [], 10
+    came: list[Any] = []
+    held, at = partition.held_bytes, 10
     while came != sent:
         taken = await partition.next(1)
         assert taken is not None
