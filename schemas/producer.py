@@ -19,6 +19,7 @@ from schemas.subjects import Version, id_of, load
 CONTAINER = b"Obj\x01"
 """How an Avro container file begins (https://avro.apache.org/docs/1.11.1/specification/#object-container-files)."""
 _OWNERS = ("device", "endpoint")
+__all__ = ["Checked", "Checker", "InvalidContainer", "avro_form", "framed"]
 
 
 class Checked(NamedTuple):

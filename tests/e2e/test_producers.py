@@ -13,14 +13,17 @@ import orjson
 import pytest
 import yaml
 from aiokafka import TopicPartition
+from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 
 from schemas.containers import avro_form
 from schemas.refused import REASONS
+from schemas.subjects import id_of
 from schemas.subjects import load as subject
 from sluice.config import load
 from sluice.devices import Fleet
 from sluice.wiring import topic_specs
 from stream.topics import Topics
+from tests.e2e.apicurio import apicurio
 from tests.e2e.processes import children, produce, read, until_committed
 
 PAGE = Path(__file__).parents[2] / "docs" / "producers.md"
@@ -55,7 +58,7 @@ def route(record: dict[str, Any]) -> str:
 class Pipeline:
     """A pipeline without encryption, so that what arrives can be read."""
 
-    def __init__(self, folder: Path, kafka: str, name: str) -> None:
+    def __init__(self, folder: Path, kafka: str, name: str, **more: Any) -> None:
         self.kafka, self.name, self.raw = kafka, name, f"raw-{name}"
         self.file = folder / "config.yaml"
         sold = {"field": ".transaction.total_price", "op": "greater_or_equal", "value": 0}
@@ -67,6 +70,7 @@ class Pipeline:
             "kafka": {"brokers": [kafka], "partitions": PARTITIONS, "replication": 1},
             "pipelines": {name: {"from": self.raw, "schema": "event", "routes": routes}},
             "metrics": {"listen": "127.0.0.1:0"},
+            **more,
         }
         self.file.write_text(yaml.dump(settings, Dumper=_Plain))
 
@@ -120,15 +124,34 @@ async def took_the_right_route(pipeline: Pipeline, sent: list[dict[str, Any]]) -
 @pytest.mark.parametrize("client", ["aiokafka", "confluent-kafka, Avro"])
 async def test_the_python_examples(pipeline: Pipeline, client: str, tmp_path: Path) -> None:
     sent = records()
-    code = f"BROKERS, TOPIC, RECORDS = {pipeline.kafka!r}, {pipeline.raw!r}, {sent!r}\n" + example(
-        f"Python, {client}", "python"
-    )
-    file = tmp_path / "example.py"
-    file.write_text(code)
-    async with children(tmp_path) as start:
+    await run_example(tmp_path, f"Python, {client}", BROKERS=pipeline.kafka, TOPIC=pipeline.raw, RECORDS=sent)
+    await took_the_right_route(pipeline, sent)
+
+
+async def run_example(folder: Path, heading: str, **names: Any) -> None:
+    file = folder / "example.py"
+    file.write_text("".join(f"{name} = {value!r}\n" for name, value in names.items()) + example(heading, "python"))
+    async with children(folder) as start:
         ran = await start("example", "-c", f"import runpy; runpy.run_path({str(file)!r}, run_name='__main__')")
         assert await ran.ends(60) == 0, ran.tail()
-    await took_the_right_route(pipeline, sent)
+
+
+async def test_the_example_with_a_registry(kafka: str, topic_name: Callable[[str], str], tmp_path: Path) -> None:
+    sent = records()
+    with apicurio(tmp_path) as server:
+        # Somebody else's schema takes an id, so that those of the registry are not those of schemas/ids.json.
+        SchemaRegistryClient({"url": server.url}).register_schema("other-value", Schema('"string"', "AVRO"))
+        pipeline = Pipeline(tmp_path, kafka, topic_name("produced"), registry={"url": server.url})
+        await pipeline.make()
+        async with children(tmp_path) as start:
+            worker = await start("first", "-m", "sluice.cli", "worker", str(pipeline.file), pipeline.name)
+            await worker.says("Assigned in generation")  # it has registered the schema by then
+            assert await worker.stop() == 0
+        heading = "Python, confluent-kafka, Avro and a registry"
+        await run_example(tmp_path, heading, BROKERS=kafka, REGISTRY=server.url, TOPIC=pipeline.raw, RECORDS=sent)
+        produced = [one.value for some in (await read(kafka, pipeline.raw)).values() for one in some]
+        assert {int.from_bytes(value[1:5], "big") for value in produced} != {id_of(subject("event").latest)}
+        await took_the_right_route(pipeline, sent)
 
 
 @pytest.mark.parametrize("form", ["json", "avro"])
