@@ -232,7 +232,8 @@ class _Comparison:
 
     def _logical_types(self, old: Any, new: Any, path: str) -> Iterator[Finding]:
         for key in ("logicalType", "precision", "scale"):
-            was, now = old.get(key), new.get(key)
+            absent = 0 if key == "scale" and "decimal" in (old.get("logicalType"), new.get("logicalType")) else None
+            was, now = old.get(key, absent), new.get(key, absent)
             if not _same(was, now):
                 yield finding(path, "logical-type-changed", f"{key} was {_say(was)} and is {_say(now)}")
 
@@ -280,7 +281,8 @@ def _aliases(old: Mapping[str, Any], new: Mapping[str, Any], path: str) -> Itera
 def _form(field: Mapping[str, Any]) -> str:
     """The JSON form that a field is marked with (`sluice.type`), as text to compare."""
     marks = _marks(field)
-    return " of ".join(str(marks[key]) for key in ("type", "of") if key in marks)
+    form, of = str(marks.get("type", "")), marks.get("of", "any")
+    return form if of == "any" else f"{form} of {of}"
 
 
 def _marks(field: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -79,6 +79,14 @@ ALLOWED = {
         record(field("i", inner(a, b)), field("j", "t.In")),
     ),
     "mark-of-sensitivity": (record(a), of("string", sluice={"sensitive": True})),
+    "scale-0-written-out": (
+        of({"type": "bytes", "logicalType": "decimal", "precision": 5}),
+        of(decimal(5, 0)),
+    ),
+    "mark-of-any-written-out": (
+        of("string", sluice={"type": "json"}),
+        of("string", sluice={"type": "json", "of": "any"}),
+    ),
     "name-written-in-full": (record(a), {**record(a), "name": "t.R", "namespace": "other"}),
 }
 
