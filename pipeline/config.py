@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 from pipeline import conditions
 from pipeline.conditions import UNMATCHED, Condition
 from pipeline.keys import DEAD_LETTERS
-from pipeline.paths import InvalidPath, Location, Problem, described, parse, resolve, text
+from pipeline.paths import InvalidPath, Location, Names, Problem, described, parse, resolve, text
 from schemas import subjects
 from schemas.structs import record_type
 from schemas.subjects import UnknownSubject, load
@@ -140,7 +140,7 @@ class PipelineConfig(BaseModel):
 
     def extra_fields(self) -> list[tuple[str, ...]]:
         """Fields that encryption adds to records: the `extra` of a `schemas.codec.Codec` that reads or writes them."""
-        return [parse(rule.iv_field) for rule in self.encrypt if rule.iv_field is not None]
+        return [tuple(map(str, parse(rule.iv_field))) for rule in self.encrypt if rule.iv_field is not None]
 
 
 def _raise(model: str, problems: list[Problem]) -> None:
@@ -200,7 +200,7 @@ def _problems(config: PipelineConfig) -> Iterator[Problem]:
     record = record_type(load(config.subject))
     yield from _wrong_names(config)
     yield from _wrong_joins(config, record)
-    drops: dict[str, tuple[str, ...]] = {}
+    drops: dict[str, Names] = {}
     for number, path in enumerate(config.drop):
         try:
             drops[resolve(path, record).path] = parse(path)
@@ -235,7 +235,7 @@ def _wrong_joins(config: PipelineConfig, record: type[msgspec.Struct]) -> Iterat
 
 
 def _wrong_routes(
-    config: PipelineConfig, record: type[msgspec.Struct], drops: Mapping[str, tuple[str, ...]]
+    config: PipelineConfig, record: type[msgspec.Struct], drops: Mapping[str, Names]
 ) -> Iterator[Problem]:
     for label, listed in config.routes.items():
         for where, reason in conditions.check(listed, record):
@@ -249,7 +249,7 @@ def _wrong_routes(
                     " record itself holds",
                 )
             for dropped, outer in drops.items():
-                if _is_within(tuple(path[1:].split(".")), outer):
+                if _is_within(_parts(path), outer):
                     yield Problem(
                         place, f"{dropped} is dropped before records are routed; remove it from drop, or this condition"
                     )
@@ -257,21 +257,29 @@ def _wrong_routes(
 
 def _is_enriched(path: str, config: PipelineConfig) -> bool:
     """Whether a join may change what a path leads to. The id that a join looks up is there, so that it fills in another field."""
-    names = tuple(path[1:].split("."))
-    joins = [rule for rule in config.enrich if _touches(names, tuple(rule.into[1:].split(".")))]
+    names = _parts(path)
+    joins = [rule for rule in config.enrich if _touches(names, _parts(rule.into))]
     return any(rule.by != path for rule in joins)
 
 
-def _touches(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+def _parts(path: str) -> Names:
+    """The parts of a path; of one that is none, a name that nothing has."""
+    try:
+        return parse(path)
+    except InvalidPath:
+        return (path,)
+
+
+def _touches(one: Names, other: Names) -> bool:
     return _is_within(one, other) or _is_within(other, one)
 
 
-def _is_within(names: tuple[str, ...], outer: tuple[str, ...]) -> bool:
+def _is_within(names: Names, outer: Names) -> bool:
     return names[: len(outer)] == outer
 
 
 def _wrong_encryption(
-    config: PipelineConfig, record: type[msgspec.Struct], drops: Mapping[str, tuple[str, ...]]
+    config: PipelineConfig, record: type[msgspec.Struct], drops: Mapping[str, Names]
 ) -> Iterator[Problem]:
     taken: dict[str, str] = {}
     for number, rule in enumerate(config.encrypt):
@@ -316,7 +324,7 @@ def _misplaced_iv(path: str, rule: EncryptRule, record: type[msgspec.Struct]) ->
         return str(error)
     if not _is_within(field[:-1], names[:-1]):
         return f"{path} is in another object than {rule.field}; put it beside the field, for example {rule.field}_iv"
-    if not names[-1].isidentifier():
+    if not str(names[-1]).isidentifier():
         return f"{path} is no name for a field that is added; use letters, digits and _"
     try:
         found: Location = resolve(path, record)

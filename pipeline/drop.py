@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from pipeline.paths import Loads, compiled, resolve
+from pipeline.paths import Loads, Names, compiled, resolve
 
 
 def compile_drop(paths: Sequence[str], record: type[msgspec.Struct]) -> Callable[[Sequence[Any]], None]:
@@ -31,10 +31,15 @@ def compile_drop(paths: Sequence[str], record: type[msgspec.Struct]) -> Callable
     return drop
 
 
-def _without(value: Any, keys: tuple[str, ...]) -> Any:
-    """A JSON value without what these keys lead to: a copy of the objects on the way."""
-    if type(value) is not dict or keys[0] not in value:
+def _without(value: Any, keys: Names) -> Any:
+    """A JSON value without what these keys lead to: a copy of what is on the way. What follows in a list moves up."""
+    key, *below = keys
+    if isinstance(key, int):
+        if type(value) is not list or len(value) <= key:
+            return value
+        return [*value[:key], *([_without(value[key], tuple(below))] if below else []), *value[key + 1 :]]
+    if type(value) is not dict or key not in value:
         return value
-    if len(keys) == 1:
-        return {key: item for key, item in value.items() if key != keys[0]}
-    return {**value, keys[0]: _without(value[keys[0]], keys[1:])}
+    if not below:
+        return {other: item for other, item in value.items() if other != key}
+    return {**value, key: _without(value[key], tuple(below))}

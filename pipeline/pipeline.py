@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.conditions import compile_routes
 from pipeline.config import SUCCESS, PipelineConfig
 from pipeline.drop import compile_drop
 from pipeline.encryption import Encryption
 from pipeline.enrichment import Join, Tables
 from pipeline.keys import Keys
+from pipeline.matching import compile_routes
 from schemas.codec import Codec
 from schemas.refused import Refused
 from schemas.subjects import load

@@ -125,6 +125,9 @@ def _fields(name: str, stream: dict[str, Any], routed: dict[str, str]) -> Iterat
         if found is not None and found.kind in ("record", "array"):
             reason = f"{key} holds {described(found.kind)}; name the field that spreads records over shards"
             yield Problem(("streams", name, "kinesis", "partition_key"), reason)
+        if "[" in key:
+            reason = f"{key} holds [...]; name a field, or a key that is written with a dot"
+            yield Problem(("streams", name, "kinesis", "partition_key"), reason)
     except InvalidPath as error:
         yield Problem(("streams", name, "kinesis", "partition_key"), str(error))
     form = _mapping(stream.get("s3")).get("format")

@@ -12,10 +12,10 @@ from agents.delivery import Forwarder
 from agents.router import Router
 from agents.s3_batcher import ChainedS3
 from agents.schema_ids import SchemaIds
-from pipeline.conditions import compile_conditions
 from pipeline.dead_letters import Sealer
 from pipeline.enrichment import Tables
 from pipeline.keys import Keys
+from pipeline.matching import compile_conditions
 from pipeline.pipeline import Pipeline
 from schemas.codec import Codec
 from schemas.json_2019 import json_2019
