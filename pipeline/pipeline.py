@@ -13,7 +13,7 @@ from pipeline.encryption import Encryption
 from pipeline.enrichment import Join, Tables
 from pipeline.keys import Keys
 from pipeline.matching import compile_routes
-from schemas.codec import Codec
+from schemas.codec import UNTAKEN, Codec
 from schemas.refused import Refused
 from schemas.subjects import load
 from schemas.writers import Writers
@@ -117,7 +117,7 @@ class Pipeline:
         """
         try:
             batch.extend(decoding)
-        except (ValueError, TypeError, RecursionError):
+        except UNTAKEN:
             return False
         return True
 

@@ -18,6 +18,8 @@ from schemas.subjects import Subject
 from schemas.values import MAX_DEPTH, too_deep
 from schemas.writers import Writers
 
+UNTAKEN = (ValueError, TypeError, ArithmeticError, RecursionError)
+"""What `Codec.decode_fast` raises for a record that it does not take. ArithmeticError: a number beyond what Decimal reads."""
 _FRAMING = 5  # a zero byte and the schema id in four
 _encoder = msgspec.json.Encoder(decimal_format="number")
 
@@ -26,8 +28,8 @@ class Codec:
     """Reads and writes records of a subject's newest version. Not thread-safe: `drift` is counted without a lock.
 
     `type` is the Struct type of the records. `decode_fast(bytes)` is the C decoder itself: it takes records that keep the
-    contract to the letter, or say an outcome in words, and raises a ValueError (msgspec.DecodeError, UnicodeDecodeError)
-    or RecursionError for all others, which `decode` may still take. What it gives goes through `settle` before use.
+    contract to the letter, or say an outcome in words, and raises one of UNTAKEN for all others, which `decode` may still
+    take. What it gives goes through `settle` before use.
 
     `encode(record)` gives JSON in UTF-8: keys in schema order, absent stays absent, null stays null, decimals as they were
     written. `drift` counts normalisations by kind, since the start.
@@ -53,7 +55,7 @@ class Codec:
         """
         if value is None:
             raise Refused("null-value")
-        with suppress(ValueError, RecursionError):
+        with suppress(*UNTAKEN):
             record = self.decode_fast(value)
             self.settle([record])
             return record

@@ -92,6 +92,13 @@ def cleared(card: dict[str, str]) -> dict[str, str]:
     return {f: decrypt_field(RULES[f], "events", KEYS, card[f], card[f + "_iv"]) for f in FIELDS}
 
 
+@pytest.mark.parametrize("exponent", ["99999999999999999999", "-99999999999999999999"])
+def test_a_number_that_no_decimal_holds_costs_the_others_nothing(exponent: str) -> None:
+    records = [*raw(sale()), Raw(b'{"detail":{"a":1e%s}}' % exponent.encode(), 1), Raw(b"{}", 2)]
+    done = workshop().process(records)
+    assert where(done) == {0: "success", 1: "dead", 2: "unmatched"}
+
+
 def test_the_workshop() -> None:
     done = workshop().process(
         raw(

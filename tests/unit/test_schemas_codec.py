@@ -321,6 +321,24 @@ def test_what_is_taken_can_be_written_and_read_again(record: dict[str, Any], cod
     taken_or_refused(codec, json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass"))
 
 
+EXPONENTS = ("e400", "e-400", "e99999999999999999999", "e-99999999999999999999", "E+18446744073709551616")
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from([".id", ".cost", ".volume", ".transaction.total_price", ".detail.a", ".endpoint.tags", ".nowhere"]),
+    st.sampled_from(["1", "0", "-1", "0.5", "9007199254740993"]),
+    st.sampled_from([*EXPONENTS, "", "e1", "e15", "e-15"]),
+    st.sampled_from([EVENT, USAGE]),
+)
+def test_numbers_of_any_exponent_are_taken_or_refused(path: str, digits: str, exponent: str, codec: Codec) -> None:
+    *above, name = path[1:].split(".")
+    value = f'{{"{name}":{digits}{exponent}}}'
+    for outer in reversed(above):
+        value = f'{{"{outer}":{value}}}'
+    taken_or_refused(codec, value.encode())
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=60), st.sampled_from([b"", b"\0\0\0\0\x04", b"\0\0\0\0\x01", b"\0\0\0\0\x07", b'{"detail":']))
 def test_random_bytes_are_taken_or_refused(value: bytes, start: bytes) -> None:
