@@ -142,7 +142,7 @@ class Router:
     def _outgoing(self, batch: RecordBatch, plan: bytes) -> _Outgoing | frozenset[int]:
         """Process a batch, pack what is routed, and add to its dead letters those that fit no topic. Or the schema ids in it that
         have to be asked for first."""
-        processed = self._pipeline.process(batch.records)
+        processed = self._pipeline.process(batch.records, batch.partition)
         if self._pipeline.writers.wanted:
             return frozenset(self._pipeline.writers.wanted)
         self._count(batch, processed)
@@ -181,3 +181,7 @@ class Router:
             metrics.DRIFT.labels(self._name, kind).inc(count)
         for reference, count in processed.unknown.items():
             metrics.UNKNOWN_REFERENCES.labels(self._name, reference).inc(count)
+        for stage, count in processed.left_out.items():
+            metrics.LEFT_OUT.labels(self._name, stage).inc(count)
+        if processed.unlike:
+            metrics.UNLIKE.labels(self._name).inc(processed.unlike)

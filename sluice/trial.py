@@ -39,7 +39,7 @@ class _Line:
 
 
 class _Outcome(NamedTuple):
-    route: str
+    route: str | None
     value: bytes
     refused: Refused | None
 
@@ -50,7 +50,8 @@ def run(
     """Write one JSON line to `out` for each line of `source`, in order: {"route", "topic", "value", "error"}.
 
     `route` is success, fail, unmatched, another label of the config, or dead-letter: then `value` is null and `error` is
-    {"reason", "path"}, which never holds a value of the record. An empty line stands for a record without a value. What no
+    {"reason", "path"}, which never holds a value of the record. What sample or deduplicate leave out has the route null; with
+    `match: all` there is a line for each route that a record takes. An empty line stands for a record without a value. What no
     Kafka topic of this config could hold is `too-large`. `as_csv`: the rows that S3 would hold instead, header first; dead
     letters have none, and are counted on stderr. `references` are NAME=FILE. Memory holds a few MB of lines, or one line.
 
@@ -105,16 +106,18 @@ def _batches(lines: Iterator[_Line]) -> Iterator[list[_Line]]:
 
 def _outcomes(pipeline: Pipeline, batch: list[_Line], drift: Counter[str]) -> list[_Outcome]:
     """What became of each line, in order; what was put right is added to `drift`."""
-    outcomes: dict[int, _Outcome] = {
-        line.offset: _Outcome("dead-letter", b"null", Refused("too-large")) for line in batch if line.too_large
+    outcomes: dict[int, list[_Outcome]] = {
+        line.offset: [_Outcome("dead-letter", b"null", Refused("too-large"))] for line in batch if line.too_large
     }
     records = [line for line in batch if not line.too_large]
     processed = pipeline.process(records)
     drift += processed.drift
-    routed = zip(processed.positions, processed.routes, processed.values, strict=True)
-    outcomes |= {records[at].offset: _Outcome(route, value, None) for at, route, value in routed}
-    outcomes |= {records[at].offset: _Outcome("dead-letter", b"null", refused) for at, refused in processed.dead}
-    return [outcomes[line.offset] for line in batch]
+    for at, route, value in zip(processed.positions, processed.routes, processed.values, strict=True):
+        outcomes.setdefault(records[at].offset, []).append(_Outcome(route, value, None))
+    for at, refused in processed.dead:
+        outcomes[records[at].offset] = [_Outcome("dead-letter", b"null", refused)]
+    left_out = [_Outcome(None, b"null", None)]
+    return [outcome for line in batch for outcome in outcomes.get(line.offset, left_out)]
 
 
 def _write_json(batches: Iterator[list[_Outcome]], pipeline: str, out: BinaryIO) -> None:
@@ -125,7 +128,7 @@ def _write_json(batches: Iterator[list[_Outcome]], pipeline: str, out: BinaryIO)
 
 def _as_json(outcome: _Outcome, pipeline: str) -> bytes:
     refused = outcome.refused
-    topic = f"{pipeline}.{outcome.route if refused is None else 'dlq'}"
+    topic = None if outcome.route is None else f"{pipeline}.{outcome.route if refused is None else 'dlq'}"
     error = None if refused is None else {"reason": refused.reason, "path": refused.path}
     head = orjson.dumps({"route": outcome.route, "topic": topic})[:-1]
     return b'%b,"value":%b,"error":%b}\n' % (head, outcome.value, orjson.dumps(error))
@@ -139,7 +142,7 @@ def _write_csv(batches: Iterator[list[_Outcome]], subject: Subject, out: BinaryI
     row = CsvRow(subject)
     dead = 0
     for batch in batches:
-        out.writelines(row(outcome.value) for outcome in batch if outcome.refused is None)
+        out.writelines(row(outcome.value) for outcome in batch if outcome.route and outcome.refused is None)
         out.flush()
         dead += sum(outcome.refused is not None for outcome in batch)
     if dead:

@@ -31,6 +31,14 @@ DRIFT = Counter(
     ["pipeline", "kind"],
     registry=REGISTRY,
 )
+LEFT_OUT = Counter(
+    "sluice_left_out", "Records that sample or deduplicate left out, as the config says.",
+    ["pipeline", "stage"], registry=REGISTRY,
+)  # fmt: skip
+UNLIKE = Counter(
+    "sluice_unlike_comparisons", "Comparisons of unlike types in route conditions, which are false.",
+    ["pipeline"], registry=REGISTRY,
+)  # fmt: skip
 UNKNOWN_REFERENCES = Counter(
     "sluice_unknown_references", "Ids that no record of a reference topic had; the fields it fills in are null.",
     ["pipeline", "reference"], registry=REGISTRY,

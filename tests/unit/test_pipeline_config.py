@@ -116,7 +116,7 @@ def test_wrong_forms_do_not_hide_what_does_not_fit_the_schema() -> None:
         (
             {"encrypt": [{"field": ".device.id", "key": "k"}], "drop": [".device"]},
             "encrypt.0.field",
-            ".device from drop",
+            ".device is dropped before",
         ),
     ],
 )
@@ -178,4 +178,4 @@ def test_models_are_frozen_and_hold_no_surprises() -> None:
     with pytest.raises(ValidationError):
         rule.key = "other"
     with pytest.raises(ValidationError):
-        PipelineConfig.model_validate({"from": "r", "schema": "event", "keep": []})
+        PipelineConfig.model_validate({"from": "r", "schema": "event", "kept": []})
