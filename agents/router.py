@@ -183,5 +183,7 @@ class Router:
             metrics.UNKNOWN_REFERENCES.labels(self._name, reference).inc(count)
         for stage, count in processed.left_out.items():
             metrics.LEFT_OUT.labels(self._name, stage).inc(count)
+        if processed.cards:
+            metrics.CARDS_IN_CLEAR.labels(self._name).inc(processed.cards)
         if processed.unlike:
             metrics.UNLIKE.labels(self._name).inc(processed.unlike)

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
@@ -27,6 +28,9 @@ Algorithm = Literal["AES-256-GCM", "AES-256-CFB"]
 Rule = TypeVar("Rule", bound=BaseModel)
 Held = TypeVar("Held")
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")]
+
+GateMode = Annotated[Literal["off", "count", "refuse"], BeforeValidator(lambda said: "off" if said is False else said)]
+"""Without quotes, off is false in YAML."""
 
 SUCCESS = "success"
 """The only route of a pipeline that has no routes."""
@@ -173,6 +177,11 @@ class PipelineConfig(BaseModel):
         default="first", description="first: the first route that matches takes a record. all: each gets a copy."
     )
     encrypt: list[EncryptRule] = Field(default=[], description="Fields that are encrypted, on every route.")
+    gate: GateMode = Field(
+        default="refuse",
+        description="What happens to a record with a card number in clear that no rule covers, key and headers included."
+        " refuse: it goes to the dead letters. count: it is counted and goes on. off: nobody looks.",
+    )
 
     @field_validator("subject")
     @classmethod

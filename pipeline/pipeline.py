@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.config import SUCCESS, PipelineConfig
 from pipeline.encryption import Encryption
 from pipeline.enrichment import Join, Tables
+from pipeline.gate import Gate
 from pipeline.keys import Keys
 from pipeline.matching import SEVERAL, compile_routes
 from pipeline.redaction import compile_redact
@@ -22,7 +23,7 @@ from schemas.subjects import load
 from schemas.writers import Writers
 from stream.records import Record
 
-MEANING = 1
+MEANING = 2
 """Of a config: raised by a release that decodes, drops or routes otherwise under the same config. Readers tell plans apart by it:
 what an older release had written under other routes must not pass for what this one would have."""
 
@@ -42,12 +43,18 @@ class Processed:
     """Positions in the batch, in order, with the reason."""
     unknown: Counter[str] = field(default_factory=Counter)
     """How many ids no reference knew, by reference."""
+    cards: int = 0
+    """How many records held a card number in clear; those are in `dead` if the gate refuses them."""
     left_out: Counter[str] = field(default_factory=Counter)
     """How many records sample and deduplicate left out, by stage."""
     unlike: int = 0
     """How many comparisons were of unlike types, and so false."""
     drift: Counter[str] = field(default_factory=Counter)
     """What was normalised or left out, by kind (see schemas/drift.py)."""
+
+    def refuse(self, refused: Iterable[tuple[int, Refused]]) -> None:
+        """These positions are dead too."""
+        self.dead = sorted([*self.dead, *refused], key=lambda one: one[0])
 
 
 class Pipeline:
@@ -86,6 +93,7 @@ class Pipeline:
             else _all_success
         )
         self._encryption = Encryption(config.encrypt, record, name, keys)
+        self._gate = None if config.gate == "off" else Gate(record, subject.fields, _only_like_digits(config))
 
     def process(self, records: Sequence[Record], partition: int = 0) -> Processed:
         """Take a batch of one partition its whole way. A record that cannot be taken is in `dead`, and costs the others nothing.
@@ -107,6 +115,7 @@ class Pipeline:
         self._unlike.clear()
         positions, batch, routes = self._encrypt(positions, batch, routes, done)
         values = list(map(self._codec.encode, batch))
+        positions, routes, values = self._hold_back_cards(positions, routes, values, batch, records, done)
         done.positions, done.routes, done.values = self._copy(positions, routes, values)
         return done
 
@@ -172,6 +181,25 @@ class Pipeline:
             done.left_out["deduplicate"] = len(stays) - len(batch)
         return positions, batch
 
+    def _hold_back_cards(
+        self,
+        positions: Sequence[int],
+        routes: list[str],
+        values: list[bytes],
+        batch: list[Any],
+        raw: Sequence[Record],
+        done: Processed,
+    ) -> tuple[Sequence[int], list[str], list[bytes]]:
+        if self._gate is None:
+            return positions, routes, values
+        found = self._gate([raw[position] for position in positions], batch, values)
+        done.cards = len(found)
+        if not found or self._config.gate == "count":
+            return positions, routes, values
+        done.refuse((positions[at], Refused("card-number-in-clear", path)) for at, path in found.items())
+        kept = [at for at in range(len(values)) if at not in found]
+        return [positions[at] for at in kept], [routes[at] for at in kept], [values[at] for at in kept]
+
     def _copy(
         self, positions: Sequence[int], routes: list[str], values: list[bytes]
     ) -> tuple[Sequence[int], list[str], list[bytes]]:
@@ -192,9 +220,16 @@ class Pipeline:
         if not refused:
             return positions, batch, routes
         gone = dict(refused)
-        done.dead = sorted([*done.dead, *((positions[at], why) for at, why in refused)], key=lambda one: one[0])
+        done.refuse((positions[at], why) for at, why in refused)
         kept = [at for at in range(len(batch)) if at not in gone]
         return [positions[at] for at in kept], [batch[at] for at in kept], [routes[at] for at in kept]
+
+
+def _only_like_digits(config: PipelineConfig) -> list[str]:
+    """Fields whose text may look like a card number by chance: ciphertext in hex, and hashes."""
+    hexadecimal = [rule for rule in config.encrypt if rule.encoding == "hex"]
+    paths = [path for rule in hexadecimal for path in (rule.field, rule.iv_field) if path]
+    return [*paths, *(rule.field for rule in config.redact if rule.by == "hash")]
 
 
 def _all_success(batch: Sequence[Any]) -> list[str]:

@@ -35,6 +35,9 @@ LEFT_OUT = Counter(
     "sluice_left_out", "Records that sample or deduplicate left out, as the config says.",
     ["pipeline", "stage"], registry=REGISTRY,
 )  # fmt: skip
+CARDS_IN_CLEAR = Counter(
+    "sluice_cards_in_clear", "Records with a card number in clear that no rule covers.", ["pipeline"], registry=REGISTRY
+)
 UNLIKE = Counter(
     "sluice_unlike_comparisons", "Comparisons of unlike types in route conditions, which are false.",
     ["pipeline"], registry=REGISTRY,
