@@ -15,16 +15,18 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
+from pipeline.ciphers import BlockAlgorithm
 from pipeline.conditions import UNMATCHED, Condition, Match
 from pipeline.config_checks import problems
 from pipeline.keys import DEAD_LETTERS
 from pipeline.paths import Problem, parse
+from pipeline.tokens import TOKEN_ALGORITHMS, TokenAlgorithm
 from schemas import subjects
 from schemas.subjects import UnknownSubject, load
 
 __all__ = ["Condition", "EncryptRule", "EnrichRule", "PipelineConfig"]
 
-Algorithm = Literal["AES-256-GCM", "AES-256-CFB"]
+Algorithm = TokenAlgorithm | BlockAlgorithm
 Rule = TypeVar("Rule", bound=BaseModel)
 Held = TypeVar("Held")
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")]
@@ -51,43 +53,88 @@ class EncryptRule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    field: str = Field(description="The field, as a path: `.transaction.cc.cc_number`. It must hold text.")
+    field: str = Field(
+        description="The field, as a path: `.transaction.cc.cc_number`. Tokens (GCM, GCM-SIV) also take numbers and whole objects"
+        " (`.transaction.cc`); the others take text."
+    )
     key: str = Field(description="The key's name in the key file.")
     algorithm: Algorithm = Field(
         default="AES-256-GCM",
-        description="AES-256-GCM: one token, which nobody can change unnoticed. AES-256-CFB: as openssl and Vector write it.",
+        description="AES-256-GCM and AES-256-GCM-SIV: one token, which nobody can change unnoticed. CFB, OFB, CTR, CBC-PKCS7: as"
+        " openssl and Vector write them; a change goes unnoticed.",
     )
     iv_field: str | None = Field(
         default=None,
-        description="Where AES-256-CFB puts the initialisation vector, as a path: `.transaction.cc.cc_number_iv`.",
+        description="Where CFB, OFB, CTR and CBC-PKCS7 put the initialisation vector, as a path:"
+        " `.transaction.cc.cc_number_iv`.",
     )
     encoding: Literal["base64", "hex"] = Field(
-        default="base64", description="How AES-256-CFB writes value and vector as text."
+        default="base64", description="How those write value and vector as text; a token is always base64url."
+    )
+    key_id_field: str | None = Field(
+        default=None,
+        description="Where those put the id of the key's version, as a path, so that values stay readable after a rotation.",
+    )
+    bind: list[str] = Field(
+        default=[],
+        description="Fields that a token is bound to, as paths (`.id`): it opens only beside the same values. They must leave in"
+        " clear, as they came.",
+    )
+    required_on: list[Label] | None = Field(
+        default=None,
+        description="Routes that a record may not take without the field. By default all but unmatched: success and fail, where"
+        " there are those.",
+    )
+    search_field: str | None = Field(
+        default=None,
+        description="Where a keyed hash of the text goes, as a path, so that equal values can be found.",
+    )
+    search_key: str | None = Field(default=None, description="The key of that hash, by its name in the key file.")
+    pre_authorisation: bool = Field(
+        default=False,
+        description="Says that a security code (cc_cvv) is encrypted before the payment is authorised, and gone afterwards:"
+        " PCI DSS 3.3.1 allows it no longer, encrypted or not.",
     )
 
-    @field_validator("key")
+    @property
+    def is_token(self) -> bool:
+        """Whether the rule writes tokens."""
+        return self.algorithm in TOKEN_ALGORITHMS
+
+    def added_fields(self) -> list[str]:
+        """Paths of text fields that the rule writes beside its own."""
+        return [path for path in (self.iv_field, self.key_id_field, self.search_field) if path is not None]
+
+    @field_validator("key", "search_key")
     @classmethod
-    def _key_has_one_purpose(cls, key: str) -> str:
+    def _key_has_one_purpose(cls, key: str | None) -> str | None:
         if key == DEAD_LETTERS:
             raise ValueError(f"{DEAD_LETTERS} seals dead letters; use a key of its own for fields")
         return key
 
     @model_validator(mode="after")
     def _suits_its_algorithm(self) -> Self:
-        problems = []
-        if self.algorithm == "AES-256-CFB" and self.iv_field is None:
-            problems.append(
-                Problem(("iv_field",), f"missing; AES-256-CFB needs one, for example iv_field: {self.field}_iv")
-            )
-        if self.algorithm == "AES-256-GCM" and self.iv_field is not None:
-            problems.append(
-                Problem(("iv_field",), "AES-256-GCM keeps its nonce in the token; remove it, or use AES-256-CFB")
-            )
-        if self.algorithm == "AES-256-GCM" and self.encoding != "base64":
-            problems.append(
-                Problem(("encoding",), "an AES-256-GCM token is always base64url; remove it, or use AES-256-CFB")
-            )
-        _raise(type(self).__name__, problems)
+        found: list[tuple[str, str]] = []
+        if self.is_token:
+            keeps = f"{self.algorithm} keeps"
+            if self.iv_field is not None:
+                found.append(("iv_field", f"{keeps} its nonce in the token; remove it, or use AES-256-CFB"))
+            if self.key_id_field is not None:
+                found.append(("key_id_field", f"{keeps} the key's id in the token; remove it"))
+            if self.encoding != "base64":
+                found.append(("encoding", f"{keeps} to base64url; remove it, or use AES-256-CFB"))
+        else:
+            if self.iv_field is None:
+                found.append(
+                    ("iv_field", f"missing; {self.algorithm} needs one, for example iv_field: {self.field}_iv")
+                )
+            if self.bind:
+                found.append(("bind", f"{self.algorithm} can be bound to nothing; remove it, or use AES-256-GCM"))
+        if (self.search_field is None) != (self.search_key is None):
+            found.append(("search_key", "search_field and search_key go together; add the other one"))
+        if self.search_key == self.key:
+            found.append(("search_key", f"{self.key} encrypts this field; use a key of its own for hashes"))
+        _raise(type(self).__name__, [Problem((name,), reason) for name, reason in found])
         return self
 
 
@@ -211,9 +258,19 @@ class PipelineConfig(BaseModel):
         """The labels that records may leave under, `unmatched` last."""
         return (*self.routes, UNMATCHED) if self.routes else (SUCCESS,)
 
+    def key_names(self) -> list[str]:
+        """The keys that rules name, in order."""
+        rules: list[tuple[str | None, ...]] = [(rule.key, rule.search_key) for rule in self.encrypt]
+        rules += [(rule.key,) for rule in self.redact]
+        return [name for names in rules for name in names if name is not None]
+
     def extra_fields(self) -> list[tuple[str, ...]]:
         """Fields that encryption adds to records: the `extra` of a `schemas.codec.Codec` that reads or writes them."""
-        return [tuple(map(str, parse(rule.iv_field))) for rule in self.encrypt if rule.iv_field is not None]
+        return [tuple(map(str, parse(path))) for rule in self.encrypt for path in rule.added_fields()]
+
+    def token_fields(self) -> list[tuple[str, ...]]:
+        """Fields that are tokens when records leave: the `encrypted` of a `schemas.codec.Codec` that reads them then."""
+        return [tuple(map(str, parse(rule.field))) for rule in self.encrypt if rule.is_token]
 
 
 def _raise(model: str, problems: list[Problem]) -> None:

@@ -1,6 +1,6 @@
 """What is wrong with a pipeline's rules: checked against the schema, and against each other, before anything runs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -8,13 +8,15 @@ import msgspec
 from pipeline import conditions
 from pipeline.conditions import UNMATCHED
 from pipeline.contradictions import contradiction
-from pipeline.paths import InvalidPath, Location, Names, Problem, described, parse, resolve, text
+from pipeline.encryption_checks import wrong_encryption
+from pipeline.gone import Gone
+from pipeline.paths import InvalidPath, Problem, described, parts, resolve, touches
 from pipeline.shaping import fitting
 from schemas.structs import record_type
 from schemas.subjects import load
 
 if TYPE_CHECKING:
-    from pipeline.config import EncryptRule, PipelineConfig
+    from pipeline.config import PipelineConfig
 
 RESERVED = (UNMATCHED, "dlq")
 
@@ -24,7 +26,7 @@ def problems(config: "PipelineConfig", *, complete: bool = True) -> Iterator[Pro
     if not config.subject:
         return
     record = record_type(load(config.subject))
-    gone = _Gone(config, record)
+    gone = Gone(config, record)
     yield from gone.problems
     yield from _wrong_names(config)
     yield from _wrong_joins(config, record)
@@ -34,39 +36,7 @@ def problems(config: "PipelineConfig", *, complete: bool = True) -> Iterator[Pro
     yield from _wrong_routes(config, record, gone)
     if complete:
         yield from _useless_routes(config)
-    yield from _wrong_encryption(config, record, gone)
-
-
-class _Gone:
-    """Which fields are not there any more, or not as they came, when later stages look at records."""
-
-    def __init__(self, config: "PipelineConfig", record: type[msgspec.Struct]) -> None:
-        self.problems: list[Problem] = []
-        self._dropped = self._named(config.drop, "drop", record)
-        self._kept = self._named(config.keep, "keep", record)
-        self._redacted = {rule.field: _parts(rule.field) for rule in config.redact}
-
-    def _named(self, paths: Sequence[str], stage: str, record: type[msgspec.Struct]) -> dict[str, Names]:
-        named = {}
-        for number, path in enumerate(paths):
-            try:
-                named[resolve(path, record).path] = parse(path)
-            except InvalidPath as error:
-                self.problems.append(Problem((stage, number), str(error)))
-        return named
-
-    def why(self, path: str, *, redacted: bool = True) -> str:
-        """Why a field is not there as it came, and what to do; "" if it is."""
-        names = _parts(path)
-        for dropped, outer in self._dropped.items():
-            if _is_within(names, outer):
-                return f"{dropped} is dropped before; remove it from drop, or this"
-        if self._kept and not any(_touches(names, kept) for kept in self._kept.values()):
-            return f"{path} is not among what is kept; add it to keep, or remove this"
-        for field, outer in self._redacted.items():
-            if redacted and _touches(names, outer):
-                return f"{field} is redacted before; remove it from redact, or this"
-        return ""
+    yield from wrong_encryption(config, record, gone)
 
 
 def _wrong_names(config: "PipelineConfig") -> Iterator[Problem]:
@@ -123,7 +93,7 @@ def _wrong_values(config: "PipelineConfig", record: type[msgspec.Struct]) -> Ite
             yield Problem(("rename", old), reason)
 
 
-def _wrong_redaction(config: "PipelineConfig", record: type[msgspec.Struct], gone: _Gone) -> Iterator[Problem]:
+def _wrong_redaction(config: "PipelineConfig", record: type[msgspec.Struct], gone: Gone) -> Iterator[Problem]:
     for number, rule in enumerate(config.redact):
         place = ("redact", number, "field")
         try:
@@ -142,7 +112,7 @@ def _wrong_redaction(config: "PipelineConfig", record: type[msgspec.Struct], gon
             yield Problem(("redact", number, "key"), reason)
 
 
-def _wrong_thinning(config: "PipelineConfig", record: type[msgspec.Struct], gone: _Gone) -> Iterator[Problem]:
+def _wrong_thinning(config: "PipelineConfig", record: type[msgspec.Struct], gone: Gone) -> Iterator[Problem]:
     named: list[tuple[tuple[str | int, ...], str]] = []
     if config.sample is not None:
         named += [(("sample", "by"), config.sample.by)] if config.sample.by else []
@@ -167,7 +137,7 @@ def _wrong_thinning(config: "PipelineConfig", record: type[msgspec.Struct], gone
         yield from _unsteady(place, path, config, gone)
 
 
-def _unsteady(place: tuple[str | int, ...], path: str, config: "PipelineConfig", gone: _Gone) -> Iterator[Problem]:
+def _unsteady(place: tuple[str | int, ...], path: str, config: "PipelineConfig", gone: Gone) -> Iterator[Problem]:
     """What becomes of a record must depend on the record alone: it may be read twice."""
     if _is_enriched(path, config):
         yield Problem(
@@ -179,7 +149,7 @@ def _unsteady(place: tuple[str | int, ...], path: str, config: "PipelineConfig",
         yield Problem(place, reason)
 
 
-def _wrong_routes(config: "PipelineConfig", record: type[msgspec.Struct], gone: _Gone) -> Iterator[Problem]:
+def _wrong_routes(config: "PipelineConfig", record: type[msgspec.Struct], gone: Gone) -> Iterator[Problem]:
     for label, listed in config.routes.items():
         for where, reason in conditions.check(listed, record):
             yield Problem(("routes", label, *where), reason)
@@ -205,77 +175,6 @@ def _useless_routes(config: "PipelineConfig") -> Iterator[Problem]:
 
 def _is_enriched(path: str, config: "PipelineConfig") -> bool:
     """Whether a join may change what a path leads to. The id that a join looks up is there, so that it fills in another field."""
-    names = _parts(path)
-    joins = [rule for rule in config.enrich if _touches(names, _parts(rule.into))]
+    names = parts(path)
+    joins = [rule for rule in config.enrich if touches(names, parts(rule.into))]
     return any(rule.by != path for rule in joins)
-
-
-def _parts(path: str) -> Names:
-    """The parts of a path; of one that is none, a name that nothing has."""
-    try:
-        return parse(path)
-    except InvalidPath:
-        return (path,)
-
-
-def _touches(one: Names, other: Names) -> bool:
-    return _is_within(one, other) or _is_within(other, one)
-
-
-def _is_within(names: Names, outer: Names) -> bool:
-    return names[: len(outer)] == outer
-
-
-def _wrong_encryption(config: "PipelineConfig", record: type[msgspec.Struct], gone: _Gone) -> Iterator[Problem]:
-    taken: dict[str, str] = {}
-    for number, rule in enumerate(config.encrypt):
-        try:
-            at = resolve(rule.field, record)
-        except InvalidPath as error:
-            yield Problem(("encrypt", number, "field"), str(error))
-            continue
-        place = ("encrypt", number, "field")
-        if at.inside or at.kind != "string":
-            held = "any value" if at.inside else described(at.kind)
-            yield Problem(
-                place, f"{rule.field} holds {held}, and only text can be encrypted; name fields that hold text"
-            )
-        if rule.field in taken:
-            yield Problem(place, f"{rule.field} is {taken[rule.field]} already; each field can be encrypted once")
-        taken[rule.field] = "encrypted"
-        if reason := gone.why(rule.field):
-            yield Problem(place, reason)
-    for number, rule in enumerate(config.encrypt):
-        if rule.iv_field is not None:
-            if rule.iv_field in taken:
-                reason = f"{rule.iv_field} is {taken[rule.iv_field]} already; give each rule an iv_field of its own"
-            else:
-                reason = _misplaced_iv(rule.iv_field, rule, record)
-            if reason:
-                yield Problem(("encrypt", number, "iv_field"), reason)
-            taken[rule.iv_field] = "an iv_field"
-
-
-def _misplaced_iv(path: str, rule: "EncryptRule", record: type[msgspec.Struct]) -> str:
-    """Why a vector cannot be put there; "" if it can.
-
-    It must be in an object that is there whenever the field is, and overwrite nothing that a record may bring.
-    """
-    try:
-        names, field = parse(path), parse(rule.field)
-    except InvalidPath as error:
-        return str(error)
-    if not _is_within(field[:-1], names[:-1]):
-        return f"{path} is in another object than {rule.field}; put it beside the field, for example {rule.field}_iv"
-    if not str(names[-1]).isidentifier():
-        return f"{path} is no name for a field that is added; use letters, digits and _"
-    try:
-        found: Location = resolve(path, record)
-    except InvalidPath:
-        return ""
-    if found.kind != "string" or not found.name.endswith("_iv"):
-        return (
-            f"{text(names)} is a field of the schema, holds {described(found.kind)} and would be overwritten; use a name that"
-            f" the schema does not have, or one of its fields for vectors, for example {rule.field}_iv"
-        )
-    return ""

@@ -97,6 +97,24 @@ def parse(path: str) -> Names:
     return tuple(parts)
 
 
+def parts(path: str) -> Names:
+    """The parts of a path; of one that is none, a name that nothing has."""
+    try:
+        return parse(path)
+    except InvalidPath:
+        return (path,)
+
+
+def touches(one: Names, other: Names) -> bool:
+    """Whether one path leads into the other, or is the same."""
+    return is_within(one, other) or is_within(other, one)
+
+
+def is_within(names: Names, outer: Names) -> bool:
+    """Whether a path is the outer one, or leads below it."""
+    return names[: len(outer)] == outer
+
+
 def text(names: Iterable[str | int]) -> str:
     """The path of these parts."""
     return "".join(map(_step, names))

@@ -2,7 +2,7 @@
 
 import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from decimal import Decimal
 from typing import Any
@@ -11,7 +11,7 @@ import fastavro
 import msgspec
 
 from schemas.drift import OUTCOMES, Normaliser, parsed
-from schemas.fields import Field
+from schemas.fields import Field, sealed
 from schemas.refused import Refused
 from schemas.structs import decoding_hook, record_type
 from schemas.subjects import Subject
@@ -35,18 +35,27 @@ class Codec:
     written. `drift` counts normalisations by kind, since the start.
     """
 
-    def __init__(self, subject: Subject, extra: Iterable[tuple[str, ...]] = (), writers: Writers | None = None) -> None:
-        """`extra`: paths of further text fields. `writers`: the schemas of Avro records by id; without it those of this tree."""
+    def __init__(
+        self,
+        subject: Subject,
+        extra: Iterable[tuple[str, ...]] = (),
+        writers: Writers | None = None,
+        encrypted: Collection[tuple[str, ...]] = (),
+    ) -> None:
+        """`extra`: paths of further text fields. `writers`: the schemas of Avro records by id; without it those of this tree.
+        `encrypted`: paths of fields that hold tokens, so text.
+        """
         self.subject = subject
         self.writers = writers or Writers()
-        self.type: type[msgspec.Struct] = record_type(subject, extra)
+        self.type: type[msgspec.Struct] = record_type(subject, extra, encrypted)
         self.drift: Counter[str] = Counter()
         self.decode_fast: Callable[[bytes], Any] = msgspec.json.Decoder(
             self.type, dec_hook=decoding_hook, float_hook=Decimal
         ).decode
         self.encode: Callable[[Any], bytes] = _encoder.encode
-        self._outcomes = [field.path for top in subject.fields for field in top.walk() if field.drift == "outcome"]
-        self._normalise = Normaliser(self.type, subject.fields, self.drift)
+        held = sealed(subject.fields, encrypted)
+        self._outcomes = [field.path for top in held for field in top.walk() if field.drift == "outcome"]
+        self._normalise = Normaliser(self.type, held, self.drift)
 
     def decode(self, value: bytes | None) -> Any:
         """One record of any accepted form: JSON, JSON with known drift, Avro in Confluent's framing.

@@ -1,7 +1,7 @@
 """The fields of an Avro record schema as a tree, with the marks that Sluice reads from the property `sluice`."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 Kind = Literal["string", "timestamp", "long", "double", "boolean", "decimal", "json", "object", "array", "record"]
@@ -57,6 +57,17 @@ def fields_of(schema: Mapping[str, Any]) -> tuple[Field, ...]:
     """The fields of a record schema, in order. Raises InvalidSchema for what has no JSON form here: recursion, maps, enums,
     fixed, unions other than with null, fields without null."""
     return _record(schema, (), {}, ())
+
+
+def sealed(fields: tuple[Field, ...], paths: Collection[tuple[str, ...]]) -> tuple[Field, ...]:
+    """The fields as they are where those at these paths are encrypted: each of them is text."""
+    made = []
+    for field in fields:
+        if field.path in paths:
+            made.append(replace(field, kind="string", fields=(), items=(), drift="", number_kind=""))
+        else:
+            made.append(replace(field, fields=sealed(field.fields, paths)))
+    return tuple(made)
 
 
 def _record(

@@ -2,7 +2,7 @@
 
 import functools
 import operator
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from decimal import Context, Decimal, Inexact, InvalidOperation
 from types import GenericAlias
 from typing import Annotated, Any, Literal
@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from schemas.fields import Field
+from schemas.fields import Field, sealed
 from schemas.subjects import Subject
 from schemas.values import open_fault, quota_drifts
 
@@ -41,19 +41,20 @@ class _Checked(type):
         return isinstance(value, cls.held)
 
 
-def record_type(subject: Subject, extra: Iterable[Path] = ()) -> type[msgspec.Struct]:
+def record_type(subject: Subject, extra: Iterable[Path] = (), encrypted: Collection[Path] = ()) -> type[msgspec.Struct]:
     """The Struct type of a subject's newest version: fields in schema order, each `T | None | UnsetType`, absent by default.
 
     Text is str, ids are int, decimals are subclasses of Decimal in name only (values are plain Decimals), open fields are
     classes of their own (values are plain dicts and JSON values). Decoders of the type need `dec_hook=decoding_hook`.
 
     `extra` are paths of further text fields, appended to the records that they name (`("transaction", "cc", "number_iv")`);
-    paths that are there already are left as they are. Raises ValueError if a path leads through what is no record.
+    paths that are there already are left as they are. `encrypted` are paths of fields that are text, whatever the schema
+    says: tokens. Raises ValueError if a path leads through what is no record.
     """
     added = list(dict.fromkeys(tuple(path) for path in extra))
     for path in added:
         _check_extra(subject, path)
-    return _struct(subject.name.capitalize(), subject.fields, (), added)
+    return _struct(subject.name.capitalize(), sealed(subject.fields, encrypted), (), added)
 
 
 def decoding_hook(type_: Any, value: Any) -> Any:

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
+from pipeline.config import PipelineConfig
 from pipeline.keys import DEAD_LETTERS, Keys
-from pipeline.paths import parse
+from pipeline.paths import parse, touches
 from schemas.registry import Breaks, RegistryUnavailable, opened, subject_name
 from schemas.subjects import load
 from sinks.contract import Finding
@@ -19,6 +20,7 @@ from sluice.topics import cluster, remedy
 from sluice.wiring import make_sink, topic_specs
 from stream.certificates import problems
 
+_SECURITY_CODES = frozenset({"cc_cvv", "cvv", "cvv2", "cvc", "cvc2", "cid", "track1", "track2", "pin"})
 SIGNS = {"ok": "✓", "warning": "!", "error": "✗", "unavailable": "✗"}
 CARD = ("transaction", "cc")
 """The object that holds a card."""
@@ -84,9 +86,12 @@ def _keys(config: Config) -> Iterator[Finding]:
 
 def _missing_keys(config: Config, keys: Keys) -> Iterator[Finding]:
     wanted = [
-        (f"pipelines.{name}.encrypt[{index}].key", rule.key)
+        (f"pipelines.{name}.{stage}[{index}].{attribute}", key)
         for name, pipeline in config.pipelines.items()
-        for index, rule in enumerate(pipeline.encrypt)
+        for stage, attributes in (("encrypt", ("key", "search_key")), ("redact", ("key",)))
+        for index, rule in enumerate(getattr(pipeline, stage))
+        for attribute in attributes
+        if (key := getattr(rule, attribute))
     ]
     missing = [(where, key) for where, key in wanted if key not in keys]
     for where, key in missing:
@@ -100,17 +105,46 @@ def _missing_keys(config: Config, keys: Keys) -> Iterator[Finding]:
 def _cards(config: Config) -> Iterator[Finding]:
     """Card fields leave encrypted, or not at all."""
     for name, pipeline in config.pipelines.items():
-        gone = [parse(path) for path in (*pipeline.drop, *(rule.field for rule in pipeline.encrypt))]
+        gone = [
+            parse(path)
+            for path in (
+                *pipeline.drop,
+                *(rule.field for rule in pipeline.encrypt),
+                *(rule.field for rule in pipeline.redact),
+            )
+        ]
+        kept = [parse(path) for path in pipeline.keep]
         clear = [
             field.text_path
             for top in load(pipeline.subject).fields
             for field in top.walk()
             if field.path[: len(CARD)] == CARD and field.sensitive
             if not any(field.path[: len(path)] == path for path in gone)
+            if not kept or any(touches(field.path, path) for path in kept)
         ]
         if clear:
             remedy = f"encrypt or drop them in pipelines.{name}, unless no record has them"
             yield Finding("warning", f"pipeline {name}: {', '.join(clear)} would leave in clear", remedy)
+        yield from _weak(name, pipeline)
+        if pipeline.gate == "off":
+            text = f"pipeline {name}: gate is off, so nobody looks for card numbers in clear"
+            yield Finding("warning", text, "take it away, unless no record can hold one")
+
+
+def _weak(name: str, pipeline: PipelineConfig) -> Iterator[Finding]:
+    """Rules that do what they say, and not what somebody might hope."""
+    changeable = [rule.field for rule in pipeline.encrypt if not rule.is_token]
+    if changeable:
+        text = f"pipeline {name}: nobody can tell whether {', '.join(changeable)} was changed after it was encrypted"
+        yield Finding("warning", text, "use AES-256-GCM, unless a reader needs what openssl and Vector write")
+    for rule in pipeline.encrypt:
+        if parse(rule.field)[-1] in _SECURITY_CODES:
+            text = (
+                f"pipeline {name}: {rule.field} may not be kept after the payment is authorised, encrypted or not (PCI DSS"
+                " 3.3.1)"
+            )
+            remedy = "drop it" if not rule.pre_authorisation else "see that it is deleted then, from the raw topic too"
+            yield Finding("warning", text, remedy)
 
 
 def _routes(config: Config) -> Iterator[Finding]:

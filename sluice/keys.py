@@ -59,8 +59,8 @@ def show(config: Config) -> None:
 
 
 def names_used(config: Config) -> list[str]:
-    """The keys that encrypt rules name, in order, and the one that seals dead letters."""
-    rules = [rule.key for pipeline in config.pipelines.values() for rule in pipeline.encrypt]
+    """The keys that rules name, in order, and the one that seals dead letters."""
+    rules = [name for pipeline in config.pipelines.values() for name in pipeline.key_names()]
     return list(dict.fromkeys([*rules, DEAD_LETTERS]))
 
 

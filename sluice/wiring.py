@@ -133,8 +133,8 @@ def compile_where(config: Config, stream: StreamConfig) -> Where | None:
     """The stream's conditions as a function of a record's value; None without any. What cannot be read does not match."""
     if not stream.where:
         return None
-    extra = config.pipelines[config.routed_topics()[stream.topics[0]]].extra_fields()
-    codec = Codec(subject_of(config, stream), extra)
+    pipeline = config.pipelines[config.routed_topics()[stream.topics[0]]]
+    codec = Codec(subject_of(config, stream), pipeline.extra_fields(), encrypted=pipeline.token_fields())
     wants: Callable[[msgspec.Struct], bool] = compile_conditions(stream.where, codec.type)
 
     def where(value: bytes) -> bool:
