@@ -231,7 +231,7 @@ def decrypt_field(
         beside = record_binding([_as_json(one) for one in bound]) if rule.bind else b""
         return open_token(algorithm, keys, rule.key, binding(algorithm, pipeline, rule.field) + beside, value)
     if vector is None:
-        raise DecryptionFailed(f"{rule.field}: {rule.algorithm} needs the content of {rule.iv_field}; pass it too")
+        raise DecryptionFailed(f"{rule.algorithm} needs the content of {rule.iv_field}; pass it too")
     key = keys.active(rule.key) if key_id is None else keys.find(rule.key, key_id)
     return decrypt(cast(BlockAlgorithm, rule.algorithm), key, value, vector, rule.encoding)
 

@@ -174,6 +174,21 @@ def try_(file: Path, pipeline: str, source: BinaryIO, as_csv: bool, references: 
 
 @sluice.command()
 @click.argument("file", type=FILE)
+@click.argument("source", metavar="[INPUT]", type=click.File("rb"), default="-")
+@click.option("--pipeline", help="Whose rules encrypted; needed where more than one pipeline encrypts.")
+def decrypt(file: Path, source: BinaryIO, pipeline: str | None) -> None:
+    """Put the encrypted fields of delivered records back into clear text: JSON lines from INPUT or stdin, packed or not.
+
+    Needs the keys. What does not decrypt stays as it is, is named on stderr, and the exit code is 1.
+    """
+    config = read_config(file)
+    from sluice.decrypt import run
+
+    run(config, pipeline, source, sys.stdout.buffer)
+
+
+@sluice.command()
+@click.argument("file", type=FILE)
 @click.argument("pipeline")
 @click.argument("source", metavar="[INPUT]", type=click.File("rb"), default="-")
 def send(file: Path, pipeline: str, source: BinaryIO) -> None:
