@@ -12,7 +12,7 @@ from pipeline.paths import parse, touches
 from schemas.registry import Breaks, RegistryUnavailable, opened, subject_name
 from schemas.subjects import load
 from sinks.contract import Finding
-from sluice import logs
+from sluice import golden, logs
 from sluice.config import Config, ConfigError, StreamConfig
 from sluice.exits import Exit, UserError
 from sluice.keys import loaded
@@ -75,6 +75,10 @@ def _keys(config: Config) -> Iterator[Finding]:
         return
     yield from (Finding("warning", f"keys: {warning}") for warning in keys.warnings)
     yield from _missing_keys(config, keys)
+    failed = [Finding("error", one, "correct the pipeline, or the test") for one in golden.failures(config, keys)]
+    yield from failed
+    if config.tests and not failed:
+        yield Finding("ok", f"tests: {len(config.tests)} records become what they should")
     if DEAD_LETTERS not in keys:
         remedy = "add a section `keys:`, then run" if config.keys is None else "run"
         yield Finding(

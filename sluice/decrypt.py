@@ -36,28 +36,21 @@ def run(config: Config, pipeline: str | None, source: BinaryIO, out: BinaryIO) -
     Vectors and key ids are taken out, search tokens stay. A field that does not decrypt stays as it is, and is said on stderr:
     then UserError at the end. Blocks as `source` and `out` do. Raises OSError, and UserError for what is not there.
     """
-    name = _pipeline(config, pipeline)
-    fields = _fields(config, name, loaded(config))
+    undo = Decryption(config, _pipeline(config, pipeline), loaded(config))
     failed = 0
     for number, line in enumerate(_lines(source), start=1):
         if not line.strip():
             continue
-        reasons = []
         try:
             record = _read(line)
         except (ValueError, ArithmeticError, RecursionError):
             record = None
-        if not isinstance(record, dict):
-            reasons.append("is no JSON object")
-            out.write(line.rstrip(b"\n") + b"\n")
-        else:
-            # All are decrypted before one is taken out: a token is bound to what stands beside it.
-            for field in fields:
-                try:
-                    field.decrypt(record)
-                except (_Undone, DecryptionFailed, UnknownKey) as error:
-                    reasons.append(f"{field.rule.field}: {error}")
+        if isinstance(record, dict):
+            reasons = undo(record)
             out.write(_write(record) + b"\n")
+        else:
+            reasons = ["is no JSON object"]
+            out.write(line.rstrip(b"\n") + b"\n")
         failed += bool(reasons)
         if reasons and failed <= _MOST_SAID:
             sys.stderr.write(f"line {number}: {'; '.join(reasons)}\n")
@@ -65,6 +58,26 @@ def run(config: Config, pipeline: str | None, source: BinaryIO, out: BinaryIO) -
     if failed:
         more = f" ({failed - _MOST_SAID} are not named)" if failed > _MOST_SAID else ""
         raise UserError(f"{failed} lines were not decrypted, or not in all fields{more}; see above", Exit.FAILED)
+
+
+class Decryption:
+    """The `encrypt` rules of one pipeline, undone in routed records."""
+
+    def __init__(self, config: Config, pipeline: str, keys: Keys) -> None:
+        rules = config.pipelines[pipeline].encrypt
+        record = record_type(load(config.pipelines[pipeline].subject))
+        self._fields = [_Field(pipeline, rule, keys, resolve(rule.field, record).kind == "string") for rule in rules]
+
+    def __call__(self, record: dict[str, Any]) -> list[str]:
+        """Put the clear values of a record back, in place, and take vectors and key ids out. Returns what stays encrypted, and
+        why; never a value."""
+        reasons = []
+        for field in self._fields:
+            try:
+                field.decrypt(record)
+            except (_Undone, DecryptionFailed, UnknownKey) as error:
+                reasons.append(f"{field.rule.field}: {error}")
+        return reasons
 
 
 class _Field:
@@ -114,12 +127,6 @@ def _pipeline(config: Config, given: str | None) -> str:
             f"pipeline {given} encrypts nothing; known that do: {', '.join(encrypting) or 'none'}", Exit.USAGE
         )
     return given
-
-
-def _fields(config: Config, name: str, keys: Keys) -> list[_Field]:
-    record = record_type(load(config.pipelines[name].subject))
-    rules = config.pipelines[name].encrypt
-    return [_Field(name, rule, keys, resolve(rule.field, record).kind == "string") for rule in rules]
 
 
 def _lines(source: BinaryIO) -> Iterator[bytes]:

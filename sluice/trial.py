@@ -27,8 +27,8 @@ _BATCH_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(slots=True)
-class _Line:
-    """One line of the input, as a record of the raw topic."""
+class Line:
+    """One line of an input, as a record of the raw topic."""
 
     offset: int
     value: bytes | None
@@ -80,19 +80,19 @@ def run(
         sys.stderr.write(f"normalised or left out: {kinds}\n")
 
 
-def _lines(source: BinaryIO, largest: int) -> Iterator[_Line]:
+def _lines(source: BinaryIO, largest: int) -> Iterator[Line]:
     offset = 0
     while line := source.readline(largest + 1):
         too_large = len(line) > largest and not line.endswith(b"\n")
         while too_large and line and not line.endswith(b"\n"):
             line = source.readline(largest)
         value = None if too_large else line.removesuffix(b"\n").removesuffix(b"\r") or None
-        yield _Line(offset, value, too_large)
+        yield Line(offset, value, too_large)
         offset += 1
 
 
-def _batches(lines: Iterator[_Line]) -> Iterator[list[_Line]]:
-    batch: list[_Line] = []
+def _batches(lines: Iterator[Line]) -> Iterator[list[Line]]:
+    batch: list[Line] = []
     size = 0
     for line in lines:
         batch.append(line)
@@ -104,7 +104,7 @@ def _batches(lines: Iterator[_Line]) -> Iterator[list[_Line]]:
         yield batch
 
 
-def _outcomes(pipeline: Pipeline, batch: list[_Line], drift: Counter[str]) -> list[_Outcome]:
+def _outcomes(pipeline: Pipeline, batch: list[Line], drift: Counter[str]) -> list[_Outcome]:
     """What became of each line, in order; what was put right is added to `drift`."""
     outcomes: dict[int, list[_Outcome]] = {
         line.offset: [_Outcome("dead-letter", b"null", Refused("too-large"))] for line in batch if line.too_large

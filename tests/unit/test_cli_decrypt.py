@@ -124,7 +124,7 @@ def test_a_retired_key_is_named(config: Config, tmp_path: Path, capsys: pytest.C
 
 
 def test_which_pipeline_is_said_or_the_only_one(config: Config) -> None:
-    with pytest.raises(UserError, match="there is no pipeline event .did you mean events"):
+    with pytest.raises(UserError, match=r"there is no pipeline event .did you mean events"):
         run(config, b"", "event")
     with pytest.raises(UserError, match="usage encrypts nothing"):
         run(config, b"", "usage")
