@@ -1,6 +1,7 @@
 """What is wrong with the `encrypt` rules of a pipeline."""
 
 from collections.abc import Iterator, Mapping
+from keyword import iskeyword
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -101,8 +102,8 @@ def _misplaced(path: str, rule: "EncryptRule", record: type[msgspec.Struct]) -> 
     beside = f"{rule.field}_{'iv' if path == rule.iv_field else 'key' if path == rule.key_id_field else 'hash'}"
     if not is_within(field[:-1], names[:-1]):
         return f"{path} is in another object than {rule.field}; put it beside the field, for example {beside}"
-    if not str(names[-1]).isidentifier():
-        return f"{path} is no name for a field that is added; use letters, digits and _"
+    if not str(names[-1]).isidentifier() or iskeyword(str(names[-1])):
+        return f"{path} is no name for a field that is added; use letters, digits and _, and no word of Python"
     try:
         found: Location = resolve(path, record)
     except InvalidPath:
