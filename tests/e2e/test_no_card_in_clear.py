@@ -23,7 +23,7 @@ from sluice.config import load
 from sluice.demo.configuration import CARD_FIELDS, key_name, write_keys
 from sluice.wiring import topic_specs
 from stream.topics import Topics
-from tests.e2e.processes import Child, children, read, until, until_committed
+from tests.e2e.processes import Child, children, read, until_committed
 
 NAMES = (f"Kanari Vogel{number:04}" for number in itertools.count())
 ROUTES = ("success", "fail", "unmatched")
@@ -252,9 +252,8 @@ async def _moto(start: Any) -> str:
 
 
 async def _metrics(worker: Child) -> bytes:
-    await until(lambda: "metrics on" in worker.output.lower(), 10, worker.tail)
-    found = re.search(r"127\.0\.0\.1:(\d+)", worker.output[worker.output.lower().index("metrics on") :])
-    assert found is not None
+    found = re.search(r"/ready on http://127\.0\.0\.1:(\d+)", worker.output)
+    assert found is not None, worker.tail()
     async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{found[1]}/metrics") as answer:
         return await answer.read()
 
