@@ -14,22 +14,16 @@ from typing import Any
 import msgspec
 
 from pipeline.paths import Loads, Names, compiled, resolve, text
+from schemas.cards import ISSUER, SHORTEST, passes_luhn
 from schemas.fields import Field
 from stream.records import Record
 
-SHORTEST = 13
 _SHAPES = bytes(48 if 48 <= byte <= 57 else 45 if byte in b" -" else 120 for byte in range(256))
 """Every digit is 0, a space or a dash is -, everything else is x."""
 _RUN, _GROUPS = b"0" * SHORTEST, b"0000-0000"
-_DOUBLED = bytes((2 * (byte - 48) - 9 * (byte > 52)) if 48 <= byte <= 57 else 0 for byte in range(256))
-_ISSUER = (
-    rb"(?:4|5[1-5]|222[1-9]|22[3-9]|2[3-6]|27[01]|2720|220[0-4]|3[47]|30[0-59]|3[689]|35(?:2[89]|[3-8])|6(?:011|4[4-9]|5|2)|81"
-    rb"|50(?:18|20|38)|5[68]|6(?:304|759|76[1-3]))"
-)
-"""Visa, Mastercard, Mir, American Express, Diners Club, JCB, Discover, UnionPay, Maestro."""
-_PLAIN = re.compile(rb"(?=([0-9]{13,19})(?![0-9]))" + _ISSUER)
+_PLAIN = re.compile(rb"(?=([0-9]{13,19})(?![0-9]))" + ISSUER)
 _GROUPED = tuple(
-    re.compile(rb"(?<![0-9])(?=(" + groups + rb")(?![0-9]))" + _ISSUER)
+    re.compile(rb"(?<![0-9])(?=(" + groups + rb")(?![0-9]))" + ISSUER)
     for groups in (
         rb"[0-9]{4}([ -])[0-9]{4}\2[0-9]{4}\2[0-9]{1,7}",
         rb"[0-9]{4}([ -])[0-9]{4}\2[0-9]{4}\2[0-9]{4}\2[0-9]{1,3}",
@@ -51,13 +45,13 @@ def card_numbers(content: bytes) -> Iterator[tuple[int, bytes]]:
     shapes = content.translate(_SHAPES)
     at = shapes.find(_RUN)
     while at >= 0:
-        if (match := _PLAIN.match(content, at)) and not _goes_on(content, shapes, at) and _passes_luhn(match[1]):
+        if (match := _PLAIN.match(content, at)) and not _goes_on(content, shapes, at) and passes_luhn(match[1]):
             yield at, match[1]
         at = shapes.find(_RUN, at + SHORTEST)
     at = shapes.find(_GROUPS)
     while at >= 0:
         for grouped in _GROUPED:
-            if (match := grouped.match(content, at)) and _passes_luhn(digits := match[1].translate(None, b" -")):
+            if (match := grouped.match(content, at)) and passes_luhn(digits := match[1].translate(None, b" -")):
                 yield at, digits
         at = shapes.find(_GROUPS, at + 1)
 
@@ -65,12 +59,6 @@ def card_numbers(content: bytes) -> Iterator[tuple[int, bytes]]:
 def _goes_on(text: bytes, shapes: bytes, at: int) -> bool:
     """Whether digits go on from others before them, or from a decimal point."""
     return at > 0 and (shapes[at - 1] == _ZERO or (text[at - 1] == _POINT and at > 1 and shapes[at - 2] == _ZERO))
-
-
-def _passes_luhn(digits: bytes) -> bool:
-    backwards = digits[::-1]
-    odd = backwards[::2]
-    return (sum(odd) - 48 * len(odd) + sum(backwards[1::2].translate(_DOUBLED))) % 10 == 0
 
 
 class Gate:
