@@ -161,12 +161,20 @@ def topics(file: Path, compare: bool) -> None:
 @click.option(
     "--reference", "references", multiple=True, metavar="NAME=FILE", help="JSON lines with an id, in place of a topic."
 )
-def try_(file: Path, pipeline: str, source: BinaryIO, as_csv: bool, references: tuple[str, ...]) -> None:
+@click.option("--explain", is_flag=True, help="Show instead what each stage did to each record, masked.")
+def try_(file: Path, pipeline: str, source: BinaryIO, as_csv: bool, references: tuple[str, ...], explain: bool) -> None:
     """Run a pipeline over JSON lines, without Kafka: one JSON line for each line of INPUT (or stdin), in order.
 
     An empty line stands for a record without a value, a Kafka tombstone, and is a dead letter.
     """
     config = read_config(file)
+    if explain:
+        if as_csv:
+            raise click.UsageError("--explain and --csv do not go together; leave one out")
+        from sluice.explain import run as explained
+
+        explained(config, pipeline, source, references)
+        return
     from sluice.trial import run
 
     run(config, pipeline, source, sys.stdout.buffer, as_csv, references)

@@ -3,13 +3,14 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import orjson
 
+from pipeline.config import PipelineConfig
 from pipeline.enrichment import Tables
 from pipeline.keys import UnknownKey
 from pipeline.pipeline import Pipeline
@@ -58,19 +59,10 @@ def run(
     What was normalised or left out is counted on stderr, by kind. Blocks as `source` and `out` do. Raises OSError, and
     UserError for a pipeline, file or key that is not there.
     """
-    if pipeline not in config.pipelines:
-        known = ", ".join(config.pipelines)
-        raise UserError(
-            f"there is no pipeline {pipeline}{meant(pipeline, config.pipelines)}; known: {known}", Exit.USAGE
-        )
-    tables = _tables(config, references)
-    try:
-        process = Pipeline(pipeline, config.pipelines[pipeline], loaded(config), tables)
-    except UnknownKey as error:
-        raise UserError(str(error), Exit.CONFIG) from None
-    lines = _lines(source, config.kafka.max_message_bytes)
+    process = prepared(config, pipeline, references)(pipeline_of(config, pipeline))
+    records = lines(source, config.kafka.max_message_bytes)
     drift: Counter[str] = Counter()
-    outcomes = (_outcomes(process, batch, drift) for batch in _batches(lines))
+    outcomes = (_outcomes(process, batch, drift) for batch in _batches(records))
     if as_csv:
         _write_csv(outcomes, load(config.pipelines[pipeline].subject), out)
     else:
@@ -80,7 +72,29 @@ def run(
         sys.stderr.write(f"normalised or left out: {kinds}\n")
 
 
-def _lines(source: BinaryIO, largest: int) -> Iterator[Line]:
+def pipeline_of(config: Config, name: str) -> PipelineConfig:
+    """A pipeline of a config. Raises UserError, with the name that may have been meant."""
+    if name not in config.pipelines:
+        known = ", ".join(config.pipelines)
+        raise UserError(f"there is no pipeline {name}{meant(name, config.pipelines)}; known: {known}", Exit.USAGE)
+    return config.pipelines[name]
+
+
+def prepared(config: Config, name: str, references: Sequence[str]) -> Callable[[PipelineConfig], Pipeline]:
+    """Makes pipelines called `name`, with the keys of the config and these references (NAME=FILE). Raises UserError."""
+    keys, tables = loaded(config), _tables(config, references)
+
+    def made(settings: PipelineConfig) -> Pipeline:
+        try:
+            return Pipeline(name, settings, keys, tables)
+        except UnknownKey as error:
+            raise UserError(str(error), Exit.CONFIG) from None
+
+    return made
+
+
+def lines(source: BinaryIO, largest: int) -> Iterator[Line]:
+    """The lines of an input as records, of at most `largest` bytes; longer ones are marked so, and hold nothing."""
     offset = 0
     while line := source.readline(largest + 1):
         too_large = len(line) > largest and not line.endswith(b"\n")
@@ -91,10 +105,10 @@ def _lines(source: BinaryIO, largest: int) -> Iterator[Line]:
         offset += 1
 
 
-def _batches(lines: Iterator[Line]) -> Iterator[list[Line]]:
+def _batches(records: Iterator[Line]) -> Iterator[list[Line]]:
     batch: list[Line] = []
     size = 0
-    for line in lines:
+    for line in records:
         batch.append(line)
         size += len(line.value or b"")
         if len(batch) == _BATCH_RECORDS or size >= _BATCH_BYTES:
