@@ -11,7 +11,7 @@ import msgspec
 
 from schemas.fields import Field
 from schemas.refused import Refused
-from schemas.values import CAMEL_HUMP, LONG_MAX, LONG_MIN, fits, open_fault
+from schemas.values import CAMEL_HUMP, DOUBLE_EXACT, LONG_MAX, LONG_MIN, fits, open_fault
 
 parsed = msgspec.json.Decoder(float_hook=Decimal).decode
 """Any JSON, its fractions as Decimals, which keep the digits as they were written."""
@@ -211,11 +211,16 @@ def _double(path: str) -> Convert:
             number = float(value)
         except (OverflowError, ValueError):
             number = math.inf
-        if not math.isfinite(number) or (type(value) is int and number != value) or (number == 0 and value != 0):
+        if not math.isfinite(number) or (type(value) is not float and _loses_digits(number, value)):
             raise Refused("wrong-type", path)
         return number
 
     return convert
+
+
+def _loses_digits(number: float, value: int | Decimal) -> bool:
+    """Whether the double that came of a number is one where not even the whole part is sure, and is written otherwise."""
+    return abs(number) >= DOUBLE_EXACT and Decimal(repr(number)) != value
 
 
 def _array(path: str, items: tuple[str, ...]) -> Convert:

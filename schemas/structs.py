@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from schemas.fields import Field
 from schemas.subjects import Subject
-from schemas.values import open_fault, quota_drifts
+from schemas.values import DOUBLE_EXACT, open_fault, quota_drifts
 
 Path = tuple[str, ...]
 
@@ -24,8 +24,8 @@ _SEVERITY = Annotated[str, Meta(pattern="^(?![A-Z]+$)")]
 # The Python simulator's devices say the outcome in words, in every transaction: too many for drift.py.
 # `Codec.settle` puts them right.
 _OUTCOME = bool | Literal["success", "fail"]
-# Beyond this a whole number may lose digits; drift.py takes those that do not.
-_DOUBLE = Annotated[float, Meta(gt=-(2.0**53), lt=2.0**53)]
+# Beyond this a number may lose digits of its whole part; drift.py takes those that do not.
+_DOUBLE = Annotated[float, Meta(gt=-DOUBLE_EXACT, lt=DOUBLE_EXACT)]
 _SCALARS: dict[str, Any] = {"string": str, "timestamp": _TIMESTAMP, "long": _LONG, "double": _DOUBLE, "boolean": bool}
 
 

@@ -11,6 +11,8 @@ MAX_DEPTH = 99
 _HARMLESS = frozenset((str, bool, type(None)))
 
 LONG_MIN, LONG_MAX = -(2**63), 2**63 - 1
+DOUBLE_EXACT = 2.0**53
+"""Below it, in size, a double holds every whole number; from here on it has no fractions and leaves whole numbers out."""
 
 CAMEL_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 

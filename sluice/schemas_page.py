@@ -16,11 +16,14 @@ grows.
 
 | type | in JSON | in Avro |
 | --- | --- | --- |
-| string, boolean, long, double | as such; a long has 64 bits; a whole number that a double does not hold is refused | as such |
+| string, boolean, long, double | as such; a long has 64 bits | as such |
 | timestamp | text, UTC, `2026-11-26T10:00:00.125Z` | string |
 | decimal(p, s) | a number with at most s places, exact | bytes, logical type decimal |
 | record, array | object, array | record, array |
 | object, any | any JSON object, any JSON value | string that holds JSON |
+
+A double keeps 15 to 17 significant digits. Of a number below 2^53 (9007199254740992) in size, digits beyond them are rounded
+(1e-400 becomes 0). A number of that size or more is refused if any digit of it would change.
 
 *sensitive*: encrypted, redacted or masked wherever it could be seen. A field with another kind of number in it (*imei*, *iccid*,
 *id* ...) holds no card number, whatever its digits say.
