@@ -11,7 +11,7 @@ import msgspec
 
 from schemas.fields import Field
 from schemas.refused import Refused
-from schemas.values import CAMEL_HUMP, DOUBLE_EXACT, LONG_MAX, LONG_MIN, fits, open_fault
+from schemas.values import DOUBLE_EXACT, LONG_MAX, LONG_MIN, NUMBER, camel_keys, fits, open_fault
 
 parsed = msgspec.json.Decoder(float_hook=Decimal).decode
 """Any JSON, its fractions as Decimals, which keep the digits as they were written."""
@@ -19,7 +19,6 @@ parsed = msgspec.json.Decoder(float_hook=Decimal).decode
 Convert = Callable[[Any], Any]
 
 _TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\d)([T ])(\d\d:\d\d:\d\d)(\.\d{1,9})?(Z|[+-]00:?00)?", re.ASCII)
-_NUMBER = re.compile(r"-?\d{1,20}(\.\d{1,20})?", re.ASCII)
 _BARE_TIMESTAMP = re.compile(r"(:\s*)(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z?)(?=\s*[,}])", re.ASCII)
 _SEVERITIES = {"INFO": "Info", "WARN": "Warn", "CRITICAL": "Critical"}
 OUTCOMES = {"success": True, "fail": False}
@@ -128,7 +127,7 @@ class Normaliser:
 
     def _decimal(self, path: str, precision: int, scale: int) -> Convert:
         def convert(value: Any) -> Decimal:
-            if type(value) is str and _NUMBER.fullmatch(value):
+            if type(value) is str and NUMBER.fullmatch(value):
                 number = Decimal(value)
                 self._drift["number-text"] += 1
             elif type(value) is int or type(value) is Decimal:
@@ -158,15 +157,14 @@ class Normaliser:
         return convert
 
     def _quota(self, quota: dict[str, Any]) -> dict[str, Any]:
-        normal: dict[str, Any] = {}
-        for key, value in quota.items():
-            name = CAMEL_HUMP.sub("_", key).lower()
-            if name != key:
-                self._drift["camel-case"] += 1
-            if name == "volume" and type(value) is str and _NUMBER.fullmatch(value):
-                value = Decimal(value)  # noqa: PLW2901  # the same number, exact
-                self._drift["number-text"] += 1
-            normal[name] = value
+        names = camel_keys(quota)
+        if names:
+            self._drift["camel-case"] += len(names)
+        normal = {names.get(key, key): value for key, value in quota.items()}
+        volume = normal.get("volume")
+        if type(volume) is str and NUMBER.fullmatch(volume):
+            normal["volume"] = Decimal(volume)
+            self._drift["number-text"] += 1
         return normal
 
 

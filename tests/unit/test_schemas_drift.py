@@ -56,6 +56,14 @@ from schemas.subjects import load
             '{"detail":{"quota":{"expiry_date":"x","auto_refill":true,"volume":1.000000}}}',
             {"camel-case": 2, "number-text": 1},
         ),
+        (
+            '{"detail":{"quota":{"expiryDate":"a","expiry_date":"b","trafficType":1,"trafficTYPE":2}}}',
+            '{"detail":{"quota":{"expiryDate":"a","expiry_date":"b","traffic_type":1,"trafficTYPE":2}}}',
+            {"camel-case": 1},
+        ),
+        ('{"detail":{"quota":{"X":1,"x":2}}}', '{"detail":{"quota":{"X":1,"x":2}}}', {}),
+        ('{"detail":{"quota":{"Volume":1}}}', '{"detail":{"quota":{"Volume":1}}}', {}),
+        ('{"detail":{"quota":{"volume":"much"}}}', '{"detail":{"quota":{"volume":"much"}}}', {}),
         ('{"detail":{"quota":{"volume":1.000000}}}', '{"detail":{"quota":{"volume":1.000000}}}', {}),
         ('{"detail":{"sim_batch":{"camelCase":1}}}', '{"detail":{"sim_batch":{"camelCase":1}}}', {}),
         ('{"device":{"location":["48.2","16.3"]}}', '{"device":{"location":["48.2","16.3"]}}', {}),
@@ -68,6 +76,18 @@ def test_known_drift_of_events(came: str, goes: str, counted: dict[str, int]) ->
     codec = Codec(load("event"))
     assert codec.encode(codec.decode(came.encode())).decode() == goes
     assert codec.drift == counted
+
+
+@given(
+    st.dictionaries(st.text("abB_1", max_size=4) | st.just("volume"), st.integers(0, 9) | st.just("1.50"), max_size=6)
+)
+def test_no_value_of_a_quota_is_lost_and_both_paths_agree(quota: dict[str, object]) -> None:
+    codec = Codec(load("event"))
+    value = json.dumps({"detail": {"quota": quota}})
+    written = codec.encode(codec.decode(value.encode()))
+    assert len(json.loads(written)["detail"]["quota"]) == len(quota)
+    assert codec.encode(codec.decode(value.replace("{", '{"strange":0,', 1).encode())) == written
+    assert codec.encode(codec.decode_fast(written)) == written, "what is written is within the contract"
 
 
 @pytest.mark.parametrize("field", ["total", "rx", "tx"])
