@@ -5,20 +5,36 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal, get_args
 
 import msgspec
 
 from schemas.fields import Field
 from schemas.refused import Refused
+from schemas.timestamps import in_utc
 from schemas.values import DOUBLE_EXACT, LONG_MAX, LONG_MIN, NUMBER, camel_keys, fits, open_fault
 
 parsed = msgspec.json.Decoder(float_hook=Decimal).decode
 """Any JSON, its fractions as Decimals, which keep the digits as they were written."""
 
+DriftKind = Literal[
+    "flag",  # true or false as 1 or 0
+    "outcome",  # true or false as "success" or "fail"
+    "severity",  # a severity in capitals
+    "source-name",  # the description of an event's source under its old name
+    "timestamp",  # a timestamp in another form, or with another offset than UTC's
+    "timestamp-unread",  # a timestamp that has no known form: it goes as it came
+    "number-text",  # a decimal, or the volume of a quota, as text
+    "detail-text",  # an object as text
+    "camel-case",  # a key of a quota in camelCase
+    "unknown-field",  # a key that no schema names: it is left out
+]
+"""What `sluice_drift_total` counts by. Part of the contract: kinds are added, never renamed."""
+
+DRIFT_KINDS: tuple[DriftKind, ...] = get_args(DriftKind)
+
 Convert = Callable[[Any], Any]
 
-_TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\d)([T ])(\d\d:\d\d:\d\d)(\.\d{1,9})?(Z|[+-]00:?00)?", re.ASCII)
 _BARE_TIMESTAMP = re.compile(r"(:\s*)(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z?)(?=\s*[,}])", re.ASCII)
 _SEVERITIES = {"INFO": "Info", "WARN": "Warn", "CRITICAL": "Critical"}
 OUTCOMES = {"success": True, "fail": False}
@@ -27,8 +43,7 @@ OUTCOMES = {"success": True, "fail": False}
 class Normaliser:
     """Builds a record of a Struct type from a parsed JSON object, accepting every known drift.
 
-    `drift` counts, for records that are taken, by kind: flag, outcome, severity, source-name, timestamp, number-text,
-    detail-text, camel-case, and unknown-field for keys that no schema names, which are left out.
+    `drift` counts, by DriftKind, for records that are taken.
     """
 
     def __init__(self, record: type[msgspec.Struct], fields: tuple[Field, ...], drift: Counter[str]) -> None:
@@ -100,11 +115,10 @@ class Normaliser:
     def _timestamp(self, path: str) -> Convert:
         def convert(value: Any) -> str:
             text: str = _text(path)(value)
-            found = _TIMESTAMP.fullmatch(text)
-            if found is None:
+            normal = in_utc(text)
+            if normal is None:
+                self._drift["timestamp-unread"] += 1
                 return text
-            day, _, time, fraction, _ = found.groups()
-            normal = f"{day}T{time}{fraction or ''}Z"
             if normal != text:
                 self._drift["timestamp"] += 1
             return normal

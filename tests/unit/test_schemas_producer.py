@@ -10,6 +10,7 @@ import fastavro
 import pytest
 
 from schemas.codec import Codec
+from schemas.drift import DRIFT_KINDS
 from schemas.producer import Checker, InvalidContainer, framed
 from schemas.refused import Refused
 from schemas.subjects import load, names
@@ -95,3 +96,8 @@ def test_avro_fields_that_no_schema_here_names_are_counted_as_in_json() -> None:
     out.seek(0)
     check = Checker("usage")
     assert list(check.container(out)) == [(b'{"id":1}', {"unknown-field": 1}), (b'{"id":2}', {})]
+
+
+def test_the_page_for_producers_names_every_kind_of_drift() -> None:
+    page = (Path(__file__).parents[2] / "docs/producers.md").read_text()
+    assert [kind for kind in DRIFT_KINDS if f"`{kind}`" not in page] == []
