@@ -36,7 +36,7 @@ DRIFT_KINDS: tuple[DriftKind, ...] = get_args(DriftKind)
 Convert = Callable[[Any], Any]
 
 _BARE_TIMESTAMP = re.compile(r"(:\s*)(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z?)(?=\s*[,}])", re.ASCII)
-_SEVERITIES = {"INFO": "Info", "WARN": "Warn", "CRITICAL": "Critical"}
+SEVERITIES = {"INFO": "Info", "WARN": "Warn", "CRITICAL": "Critical"}
 OUTCOMES = {"success": True, "fail": False}
 
 
@@ -105,9 +105,9 @@ class Normaliser:
     def _severity(self, path: str) -> Convert:
         def convert(value: Any) -> str:
             text: str = _text(path)(value)
-            if text in _SEVERITIES:
+            if text in SEVERITIES:
                 self._drift["severity"] += 1
-                return _SEVERITIES[text]
+                return SEVERITIES[text]
             return text
 
         return convert
