@@ -70,8 +70,9 @@ class Normaliser:
         def build(value: Any) -> Any:
             if type(value) is not dict:
                 raise Refused("wrong-type", path)
-            if drift == "source-name" and "name" in value and "description" not in value:
-                value = {("description" if key == "name" else key): item for key, item in value.items()}
+            if drift == "source-name" and "name" in value and value.get("description") is None:
+                named = {key: item for key, item in value.items() if key != "description"}
+                value = {("description" if key == "name" else key): item for key, item in named.items()}
                 count["source-name"] += 1
             taken = {}
             for key, item in value.items():

@@ -31,6 +31,16 @@ from schemas.timestamps import in_utc
         ('{"event_severity":{"description":"ODD"}}', '{"event_severity":{"description":"ODD"}}', {}),
         ('{"event_source":{"id":1,"name":"API"}}', '{"event_source":{"id":1,"description":"API"}}', {"source-name": 1}),
         (
+            '{"event_source":{"name":"API","description":null}}',
+            '{"event_source":{"description":"API"}}',
+            {"source-name": 1},
+        ),
+        (
+            '{"event_source":{"description":null,"name":null}}',
+            '{"event_source":{"description":null}}',
+            {"source-name": 1},
+        ),
+        (
             '{"event_source":{"name":"x","description":"y"}}',
             '{"event_source":{"description":"y"}}',
             {"unknown-field": 1},
