@@ -33,6 +33,7 @@ Change = Literal[
     "branch-added",
     "alias-changed",
     "mark-removed",
+    "mark-added",
     "column-changed",
     "version-removed",
     "version-edited",
@@ -83,6 +84,10 @@ _ADVICE: dict[Change, tuple[str, str]] = {
     "mark-removed": (
         "values that were masked, exempt or put right are not any more",
         "leave the mark; a mark may be added",
+    ),
+    "mark-added": (
+        "a card number in it would pass for a number of another kind",
+        "leave number_kind out: what a sensitive field holds is looked at",
     ),
     "column-changed": (
         "CSV readers by position or header take another value",
@@ -214,6 +219,7 @@ class _Comparison:
     def _new_field(self, field: Mapping[str, Any], path: str) -> Iterator[Finding]:
         if field.get("aliases"):
             yield finding(path, "alias-changed", f"is new and has the aliases {', '.join(field['aliases'])}")
+        yield from _exempted({}, field, path)
         yield from self._new_type(field["type"], path)
 
     def _new_type(self, type_: Any, path: str) -> Iterator[Finding]:
@@ -242,6 +248,7 @@ class _Comparison:
             was_mark, now_mark = _marks(old).get(mark), _marks(new).get(mark)
             if was_mark and was_mark != now_mark:
                 yield finding(path, "mark-removed", f"was marked {mark}: {_say(was_mark)} and is not any more")
+        yield from _exempted(old, new, path)
         was_form, now_form = _form(old), _form(new)
         if was_form != now_form:
             yield finding(
@@ -300,6 +307,13 @@ def _aliases(old: Mapping[str, Any], new: Mapping[str, Any], path: str) -> Itera
     if was != now:
         text = f"had the aliases {', '.join(was) or 'none'} and has {', '.join(now) or 'none'}"
         yield finding(path, "alias-changed", text)
+
+
+def _exempted(old: Mapping[str, Any], new: Mapping[str, Any], path: str) -> Iterator[Finding]:
+    """A sensitive field that was no number of another kind, and is one now."""
+    marks = _marks(new)
+    if marks.get("number_kind") and not _marks(old).get("number_kind") and marks.get("sensitive"):
+        yield finding(path, "mark-added", f"is sensitive and was no number of kind {_say(marks['number_kind'])}")
 
 
 def _form(field: Mapping[str, Any]) -> str:

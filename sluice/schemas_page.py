@@ -34,7 +34,8 @@ TAIL = """\
 
 1. Copy the newest version: `cp schemas/event/v4.avsc schemas/event/v5.avsc`. A released file never changes.
 2. Append the field **at the end of its record**, with `"type": ["null", TYPE], "default": null` and a `doc`.
-3. A personal or card field gets `"sluice": {"sensitive": true}`; an id or a serial number `"sluice": {"number_kind": "id"}`.
+3. A personal or card field gets `"sluice": {"sensitive": true}`; an id or a serial number `"sluice": {"number_kind": "id"}`;
+   no field gets both.
 4. Give the version the next free number in `schemas/ids.json`.
 5. If it should be in CSV, append its column to `schemas/event/columns.json`.
 6. Put a record that has it into `schemas/event/examples/v5/`.

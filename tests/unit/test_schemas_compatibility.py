@@ -79,6 +79,11 @@ ALLOWED = {
         record(field("i", inner(a, b)), field("j", "t.In")),
     ),
     "mark-of-sensitivity": (record(a), of("string", sluice={"sensitive": True})),
+    "mark-of-a-number": (record(a), of("string", sluice={"number_kind": "imei"})),
+    "mark-of-sensitivity-on-a-number": (
+        of("string", sluice={"number_kind": "imei"}),
+        of("string", sluice={"number_kind": "imei", "sensitive": True}),
+    ),
     "type-that-was-there-in-a-new-field": (
         record(field("i", inner(a, aliases=["Old"]))),
         record(field("i", inner(a, aliases=["Old"])), field("j", "In")),
@@ -163,6 +168,21 @@ BREAKS: dict[str, tuple[Any, Any, set[tuple[str, str]]]] = {
         of(STRING, sluice={"number_kind": "imei"}),
         of(STRING, sluice={"number_kind": "id"}),
         {(".a", "mark-removed")},
+    ),
+    "mark-of-a-number-on-a-sensitive-field": (
+        of(STRING, sluice={"sensitive": True}),
+        of(STRING, sluice={"sensitive": True, "number_kind": "id"}),
+        {(".a", "mark-added")},
+    ),
+    "both-marks-at-once": (
+        record(a),
+        of(STRING, sluice={"sensitive": True, "number_kind": "id"}),
+        {(".a", "mark-added")},
+    ),
+    "both-marks-within-a-new-field": (
+        record(a),
+        record(a, field("i", inner(field("b", sluice={"sensitive": True, "number_kind": "id"})))),
+        {(".i.b", "mark-added")},
     ),
     "precision": (of(decimal(14, 6)), of(decimal(16, 6)), {(".a", "logical-type-changed")}),
     "scale": (of(decimal(14, 6)), of(decimal(14, 7)), {(".a", "logical-type-changed")}),
