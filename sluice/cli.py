@@ -179,7 +179,8 @@ def try_(file: Path, pipeline: str, source: BinaryIO, as_csv: bool, references: 
 def send(file: Path, pipeline: str, source: BinaryIO) -> None:
     """Send JSON lines or an Avro container to a pipeline's raw topic, from INPUT or stdin. Needs no keys.
 
-    All records are checked first; if the pipeline would refuse one, nothing is sent, and exit 1.
+    All records are checked first, by the pipeline itself, the card fields that it encrypts included; if it would refuse one,
+    nothing is sent, and exit 1.
     """
     config = read_config(file)
     from sluice.send import run
