@@ -39,15 +39,16 @@ class Writers:
         """Those that nobody has asked the registry for."""
         return set(numbers) - self._known.keys()
 
-    def learn(self, number: int, schema: Any) -> None:
-        """What the registry said of an id: a schema, or None for an id that it does not have. What is no valid Avro is as good
-        as nothing."""
+    def learn(self, number: int, schema: Any) -> bool:
+        """What the registry said of an id: a schema, or None for an id that it does not have. Returns whether records can be read
+        with it: what is no valid Avro is as good as nothing."""
         try:
             parsed = None if schema is None else fastavro.parse_schema(schema, {})
         except Exception:  # fastavro raises AttributeError, KeyError, TypeError and its own for odd input
             parsed = None
         name = parsed.get("name", "") if isinstance(parsed, dict) else ""
         self._known[number] = None if parsed is None else Writer(name, parsed)
+        return parsed is not None
 
     def forget(self, number: int) -> None:
         """Let an id that nobody has be asked for again."""
