@@ -86,11 +86,12 @@ class Codec:
             raise Refused("unknown-schema-id")
         if writer.name != self.subject.latest.parsed["name"]:
             raise Refused("wrong-schema")
-        body = io.BytesIO(value[_FRAMING:])
+        body = value[_FRAMING:]
         record = None
         with suppress(Exception):  # fastavro raises whatever the bytes lead it into, and quotes them
-            record = fastavro.schemaless_reader(body, writer.parsed)
-        if not isinstance(record, dict) or body.read(1):
+            if writer.end(body, 0) == len(body):
+                record = fastavro.schemaless_reader(io.BytesIO(body), writer.parsed)
+        if not isinstance(record, dict):
             raise Refused("not-avro")
         return _as_json(record, self.subject.fields)
 

@@ -8,12 +8,14 @@ await producer.send("raw.events", framed(load("event").latest, checked), key=che
 
 import io
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any, BinaryIO, NamedTuple
 
 import fastavro
 from msgspec import UNSET
 
 from schemas import containers
+from schemas.avro_bytes import End, compiled
 from schemas.codec import Codec
 from schemas.drift import parsed
 from schemas.subjects import Version, id_of, load
@@ -66,11 +68,11 @@ class Checker:
         InvalidContainer, and Refused for what a pipeline refuses."""
         latest = self._codec.subject.latest
         try:
-            records = fastavro.reader(source)
-            schema = records.writer_schema
+            blocks = fastavro.block_reader(source)
+            schema = blocks.writer_schema
             if not isinstance(schema, dict) or schema.get("name") != latest.parsed["name"]:
                 raise InvalidContainer(f"its records are not those of {latest}; write it with a schema of that name")
-            for record in records:
+            for record in _whole(blocks):
                 before = self._codec.drift.copy()
                 value = self._codec.encode(self._codec.from_avro(record))
                 yield value, self._codec.drift - before
@@ -103,6 +105,27 @@ def framed(version: Version, checked: Checked) -> bytes:
     body = io.BytesIO()
     fastavro.schemaless_writer(body, version.parsed, avro_form(version, checked))
     return b"\0" + id_of(version).to_bytes(4, "big") + body.getvalue()
+
+
+def _whole(blocks: Any) -> Iterator[Any]:
+    """The records of blocks that hold as many as they say and nothing else: fastavro passes over what is beyond their count.
+    Raises InvalidContainer for other blocks."""
+    end = compiled(blocks.writer_schema)
+    for block in blocks:
+        if not _holds(block.bytes_.getvalue(), block.num_records, end):
+            raise InvalidContainer("a block of the file holds other records than it says: it is damaged; get it again")
+        yield from block
+
+
+def _holds(data: bytes, count: int, end: End) -> bool:
+    if not 0 <= count <= len(data):  # records that take no bytes have no end
+        return False
+    at = 0
+    with suppress(ValueError, IndexError, RecursionError):
+        for _ in range(count):
+            at = end(data, at)
+        return at == len(data)
+    return False
 
 
 def _key(record: Any) -> bytes | None:

@@ -299,6 +299,22 @@ def test_avro_with_bytes_left_over_or_missing_is_refused() -> None:
         assert refusal(EVENT, whole[:length]) == ("not-avro", "")
 
 
+def test_avro_that_no_writer_makes_is_damaged_and_refused() -> None:
+    whole = avro(4, {"id": 1, "alert": True})
+    start = whole[:5]
+    assert whole[5:10] == b"\2\2\0\2\1"  # the branch of the id, the id, no timestamp, the branch of the alert, true
+    for damaged in (b"\2\x82\0\0\2\1", b"\1\2\0\2\1", b"\2\2\0\2\2"):
+        assert refusal(EVENT, start + damaged + whole[10:]) == ("not-avro", "")
+
+
+def test_avro_lists_may_be_written_in_several_blocks_with_their_sizes() -> None:
+    whole = avro(4, {"device": {"location": [1, "x"]}})
+    items = b"\0\2", b"\4\2x"
+    one, several = b"\4" + b"".join(items) + b"\0", b"\1\4" + items[0] + b"\2" + items[1] + b"\0"
+    assert whole.count(one) == 1
+    assert EVENT.decode(whole.replace(one, several)) == EVENT.decode(whole)
+
+
 def test_every_reason_is_distinct_and_says_where() -> None:
     assert len(set(REASONS)) == len(REASONS)
     assert str(Refused("wrong-type", ".a.b")) == "wrong-type at .a.b"

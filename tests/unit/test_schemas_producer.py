@@ -123,6 +123,40 @@ def test_a_file_that_is_cut_off_or_something_else_is_an_error_with_a_remedy(spoi
     assert "4111" not in str(caught.value)
 
 
+def patched(count: int) -> bytes:
+    """A container of two blocks of three records, the first of which claims to hold another number."""
+    out = io.BytesIO()
+    version = load("usage").latest
+    fastavro.writer(out, version.parsed, [{"id": number} for number in range(3)], sync_marker=b"s" * 16)
+    begins = out.getvalue().index(b"s" * 16) + 16
+    fastavro.writer(out, None, [{"id": number} for number in range(3, 6)])
+    whole = bytearray(out.getvalue())
+    assert whole[begins] == 3 * 2  # zigzag
+    whole[begins] = count * 2 if count >= 0 else -count * 2 - 1
+    return bytes(whole)
+
+
+def test_a_block_is_read_only_if_it_holds_as_many_records_as_it_says() -> None:
+    check = Checker("usage")
+    assert len(list(check.container(io.BytesIO(patched(3))))) == 6
+    for count in (0, -1, -3, 2, 4, 63):
+        with pytest.raises(InvalidContainer, match="other records than it says"):
+            list(check.container(io.BytesIO(patched(count))))
+
+
+def test_a_container_that_is_cut_off_anywhere_but_between_blocks_is_not_taken() -> None:
+    out, sync, records = io.BytesIO(), b"s" * 16, [{"id": number} for number in range(100)]
+    fastavro.writer(out, load("usage").latest.parsed, records, sync_marker=sync)
+    fastavro.writer(out, None, records)
+    whole, check = out.getvalue(), Checker("usage")
+    header, first, _, _ = whole.split(sync)
+    between = len(header + sync + first + sync)
+    for length in range(len(header + sync) + 1, len(whole)):
+        if length != between:
+            with pytest.raises(InvalidContainer):
+                list(check.container(io.BytesIO(whole[:length])))
+
+
 def test_a_container_of_another_subject_is_not_taken() -> None:
     out = io.BytesIO()
     fastavro.writer(out, load("usage").latest.parsed, [{"id": 1}])
