@@ -26,6 +26,7 @@ DriftKind = Literal[
     "timestamp-unread",  # a timestamp that has no known form: it goes as it came
     "number-text",  # a decimal, or the volume of a quota, as text
     "detail-text",  # an object as text
+    "bare-text",  # in Avro, text where text that holds JSON belongs
     "camel-case",  # a key of a quota in camelCase
     "unknown-field",  # a key that no schema names: it is left out
 ]

@@ -299,6 +299,32 @@ def test_avro_with_bytes_left_over_or_missing_is_refused() -> None:
         assert refusal(EVENT, whole[:length]) == ("not-avro", "")
 
 
+@pytest.mark.parametrize(
+    ("text", "means", "counted"),
+    [
+        ("V1", '"V1"', {"bare-text": 1}),
+        ('"V1"', '"V1"', {}),
+        ("123", "123", {}),
+        ('"123"', '"123"', {}),
+        ("1e99999999999999999999", '"1e99999999999999999999"', {"bare-text": 1}),
+        ("null", "null", {}),
+        ("", '""', {"bare-text": 1}),
+    ],
+)
+def test_avro_text_of_an_open_field_is_json_and_other_text_is_counted(
+    text: str, means: str, counted: dict[str, int]
+) -> None:
+    codec = Codec(load("event"))
+    assert again(codec, avro(4, {"endpoint": {"tags": text}})) == f'{{"endpoint":{{"tags":{means}}}}}'
+    assert codec.drift == counted
+
+
+def test_bare_text_of_a_refused_record_is_not_counted() -> None:
+    codec = Codec(load("event"))
+    refusal(codec, avro(4, {"endpoint": {"tags": "V1"}, "detail": "[1]"}))
+    assert not codec.drift
+
+
 def test_avro_that_no_writer_makes_is_damaged_and_refused() -> None:
     whole = avro(4, {"id": 1, "alert": True})
     start = whole[:5]
