@@ -25,8 +25,12 @@ grows.
 A double keeps 15 to 17 significant digits. Of a number below 2^53 (9007199254740992) in size, digits beyond them are rounded
 (1e-400 becomes 0). A number of that size or more is refused if any digit of it would change.
 
-*sensitive*: encrypted, redacted or masked wherever it could be seen. A field with another kind of number in it (*imei*, *iccid*,
-*id* ...) holds no card number, whatever its digits say.
+*sensitive*: what a card or a person is known by. No log and no error holds a value of any field, and `sluice check` warns of
+card fields that would leave in clear. The others are delivered as they came, unless the pipeline encrypts or drops them;
+nothing is masked. `detail` may hold usernames too (`support_username`, `target_username`): it is open, so nothing within it
+can be marked; `drop` takes them out.
+
+A field with another kind of number in it (*imei*, *iccid*, *id* ...) holds no card number, whatever its digits say.
 
 """
 TAIL = """\
