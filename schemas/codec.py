@@ -68,12 +68,15 @@ class Codec:
             record = self.decode_fast(value)
             self.settle([record])
             return record
-        return self._normalise(self._avro(value) if value[:1] == b"\0" else _json(value))
+        return self.from_avro(self._avro(value)) if value[:1] == b"\0" else self._normalise(_json(value))
 
     def from_avro(self, record: dict[str, Any]) -> Any:
         """A record as its writer's schema has it. Null fields are left out, and what our schema does not name is, counted, as in
         JSON. Raises Refused."""
-        return self._normalise(_as_json(record, self.subject.fields))
+        drift: Counter[str] = Counter()
+        made = self._normalise(_as_json(record, self.subject.fields, drift))
+        self.drift.update(drift)
+        return made
 
     def settle(self, records: Sequence[Any]) -> None:
         """Put right, in place, what `decode_fast` takes in another form: outcomes in words become true and false."""
@@ -95,13 +98,14 @@ class Codec:
             raise Refused("unknown-schema-id")
         if writer.name != self.subject.latest.parsed["name"]:
             raise Refused("wrong-schema")
-        body = io.BytesIO(value[_FRAMING:])
+        body = value[_FRAMING:]
         record = None
         with suppress(Exception):  # fastavro raises whatever the bytes lead it into, and quotes them
-            record = fastavro.schemaless_reader(body, writer.parsed)
-        if not isinstance(record, dict) or body.read(1):
+            if writer.end(body, 0) == len(body):
+                record = fastavro.schemaless_reader(io.BytesIO(body), writer.parsed)
+        if not isinstance(record, dict):
             raise Refused("not-avro")
-        return _as_json(record, self.subject.fields)
+        return record
 
 
 def _json(value: bytes) -> Any:
@@ -121,19 +125,21 @@ def _json(value: bytes) -> Any:
     raise refused
 
 
-def _as_json(record: dict[str, Any], fields: tuple[Field, ...]) -> dict[str, Any]:
+def _as_json(record: dict[str, Any], fields: tuple[Field, ...], drift: Counter[str]) -> dict[str, Any]:
     """An Avro record as it would have come in JSON: without nulls, open fields parsed. What our schema does not name stays."""
     known = {field.name: field for field in fields}
-    return {name: _value(value, known.get(name)) for name, value in record.items() if value is not None}
+    return {name: _value(value, known.get(name), drift) for name, value in record.items() if value is not None}
 
 
-def _value(value: Any, field: Field | None) -> Any:
+def _value(value: Any, field: Field | None, drift: Counter[str]) -> Any:
     if field is not None and field.kind == "record" and isinstance(value, dict):
-        return _as_json(value, field.fields)
+        return _as_json(value, field.fields, drift)
     if field is not None and field.kind in ("json", "object") and isinstance(value, str):
         try:
             return parsed(value)
         except (ValueError, ArithmeticError):
+            if field.kind == "json":  # of an object the normaliser says so
+                drift["bare-text"] += 1
             return value  # text that is no JSON is text
         except RecursionError:
             raise Refused("too-deep", field.text_path) from None

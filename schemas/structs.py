@@ -12,20 +12,21 @@ from msgspec import UNSET, Meta, UnsetType
 
 from schemas.fields import Field, sealed
 from schemas.subjects import Subject
-from schemas.values import open_fault, quota_drifts
+from schemas.timestamps import UTC
+from schemas.values import DOUBLE_EXACT, open_fault, quota_drifts
 
 Path = tuple[str, ...]
 
 _LONG = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-# `2021-10-27T08:38:02.000Z`. Every other form takes the way through drift.py.
-_TIMESTAMP = Annotated[str, Meta(pattern="^.{10}T.{8,}Z$")]
+# Every other form takes the way through drift.py.
+_TIMESTAMP = Annotated[str, Meta(pattern=UTC)]
 # `INFO` and `WARN` take the way through drift.py.
 _SEVERITY = Annotated[str, Meta(pattern="^(?![A-Z]+$)")]
 # The Python simulator's devices say the outcome in words, in every transaction: too many for drift.py.
 # `Codec.settle` puts them right.
 _OUTCOME = bool | Literal["success", "fail"]
-# Beyond this a whole number may lose digits; drift.py takes those that do not.
-_DOUBLE = Annotated[float, Meta(gt=-(2.0**53), lt=2.0**53)]
+# Beyond this a number may lose digits of its whole part; drift.py takes those that do not.
+_DOUBLE = Annotated[float, Meta(gt=-DOUBLE_EXACT, lt=DOUBLE_EXACT)]
 _SCALARS: dict[str, Any] = {"string": str, "timestamp": _TIMESTAMP, "long": _LONG, "double": _DOUBLE, "boolean": bool}
 
 

@@ -202,7 +202,8 @@ def decrypt(file: Path, source: BinaryIO, pipeline: str | None) -> None:
 def send(file: Path, pipeline: str, source: BinaryIO) -> None:
     """Send JSON lines or an Avro container to a pipeline's raw topic, from INPUT or stdin. Needs no keys.
 
-    All records are checked first; if the pipeline would refuse one, nothing is sent, and exit 1.
+    All records are checked first, by the pipeline itself, the card fields that it encrypts included; if it would refuse one,
+    nothing is sent, and exit 1.
     """
     config = read_config(file)
     from sluice.send import run
