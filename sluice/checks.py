@@ -8,13 +8,14 @@ from itertools import chain
 
 from pipeline.keys import DEAD_LETTERS, Keys
 from pipeline.paths import parse
-from schemas.registry import Breaks, RegistryUnavailable, opened, subject_name
+from schemas.registry import Breaks, RegistryUnavailable, subject_name
+from schemas.registry import opened as opened_registry
 from schemas.subjects import load
 from sinks.contract import Finding
 from sluice import logs
 from sluice.config import Config, ConfigError, StreamConfig
 from sluice.exits import Exit, UserError
-from sluice.keys import loaded
+from sluice.keys import opened, source_of, unfit
 from sluice.topics import cluster, remedy
 from sluice.wiring import make_sink, topic_specs
 from stream.certificates import problems
@@ -65,15 +66,15 @@ def _size(config: Config) -> Finding:
 
 
 def _keys(config: Config) -> Iterator[Finding]:
+    source = source_of(config)
     try:
-        keys = loaded(config)
+        opened(config, source)
     except UserError as error:
         for problem in str(error).splitlines():
             yield Finding("error", f"keys: {problem}")
         return
-    yield from (Finding("warning", f"keys: {warning}") for warning in keys.warnings)
-    yield from _missing_keys(config, keys)
-    if DEAD_LETTERS not in keys:
+    yield from _fit(config, source.keys)
+    if DEAD_LETTERS not in source.keys:
         remedy = "add a section `keys:`, then run" if config.keys is None else "run"
         yield Finding(
             "warning",
@@ -82,19 +83,12 @@ def _keys(config: Config) -> Iterator[Finding]:
         )
 
 
-def _missing_keys(config: Config, keys: Keys) -> Iterator[Finding]:
-    wanted = [
-        (f"pipelines.{name}.encrypt[{index}].key", rule.key)
-        for name, pipeline in config.pipelines.items()
-        for index, rule in enumerate(pipeline.encrypt)
-    ]
-    missing = [(where, key) for where, key in wanted if key not in keys]
-    for where, key in missing:
-        yield Finding(
-            "error", f"keys: {where} names {key}, which the keys file lacks", f"run `sluice keys new FILE {key}`"
-        )
-    if config.keys is not None and not missing:
-        yield Finding("ok", f"keys: {config.keys.path} has {', '.join(keys.names)}, one active version each")
+def _fit(config: Config, keys: Keys) -> Iterator[Finding]:
+    yield from (Finding("warning", f"keys: {warning}") for warning in keys.warnings)
+    problems = list(unfit(config, keys))
+    yield from (Finding("error", f"keys: {problem}") for problem in problems)
+    if config.keys is not None and not problems:
+        yield Finding("ok", f"keys: {config.keys} has {', '.join(keys.names)}, one active version each")
 
 
 def _cards(config: Config) -> Iterator[Finding]:
@@ -202,7 +196,7 @@ async def _cluster(config: Config) -> list[Finding]:
 
 async def _registry(config: Config) -> list[Finding]:
     """Whether the registry answers, and our versions go with those that it has. Registers nothing."""
-    registry = opened(config.registry)
+    registry = opened_registry(config.registry)
     try:
         for pipeline in config.pipelines.values():
             await registry.compare(load(pipeline.subject), subject_name(pipeline.source))

@@ -11,7 +11,6 @@ from typing import BinaryIO, NamedTuple
 import orjson
 
 from pipeline.enrichment import Tables
-from pipeline.keys import UnknownKey
 from pipeline.pipeline import Pipeline
 from schemas.projection import CsvRow, csv_header
 from schemas.refused import Refused
@@ -63,10 +62,7 @@ def run(
             f"there is no pipeline {pipeline}{meant(pipeline, config.pipelines)}; known: {known}", Exit.USAGE
         )
     tables = _tables(config, references)
-    try:
-        process = Pipeline(pipeline, config.pipelines[pipeline], loaded(config), tables)
-    except UnknownKey as error:
-        raise UserError(str(error), Exit.CONFIG) from None
+    process = Pipeline(pipeline, config.pipelines[pipeline], loaded(config, [pipeline]), tables)
     lines = _lines(source, config.kafka.max_message_bytes)
     drift: Counter[str] = Counter()
     outcomes = (_outcomes(process, batch, drift) for batch in _batches(lines))
