@@ -9,6 +9,7 @@ from sluice.config import Config
 from sluice.exits import Exit, UserError
 from sluice.key_file import Content, content_of, fresh, locked, replace
 from sluice.keys import USUAL_BYTES, opened, sizes_used, source_of
+from sluice.private_memory import keep_memory_private
 
 
 def new(config: Config, name: str | None, today: date | None = None, size: int | None = None) -> None:
@@ -62,6 +63,7 @@ def show(config: Config) -> None:
 
 
 def _path(config: Config) -> Path:
+    keep_memory_private()
     if config.keys is None:
         raise UserError("the config names no keys file; add `keys: {provider: file, path: keys.yaml}`", Exit.CONFIG)
     if config.keys.provider == "env":

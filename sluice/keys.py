@@ -11,6 +11,7 @@ from sluice.config import Config
 from sluice.exits import Exit, UserError
 from sluice.key_config import VARIABLE
 from sluice.key_file import KeyFile, parsed
+from sluice.private_memory import keep_memory_private
 from stream import metrics
 
 LOOK_SECONDS = 1.0
@@ -57,7 +58,11 @@ class _Fixed:
 
 
 def source_of(config: Config, names: Sequence[str] | None = None) -> Source:
-    """Where the keys of these pipelines and streams come from (None: of all), not yet opened."""
+    """Where the keys of these pipelines and streams come from (None: of all), not yet opened.
+
+    The process holds keys from then on: its memory is not dumped, and not read by others.
+    """
+    keep_memory_private()
     if config.keys is None:
         return _Fixed(with_environment=False)
     if config.keys.provider == "env":
