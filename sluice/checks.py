@@ -15,7 +15,7 @@ from sinks.contract import Finding
 from sluice import logs
 from sluice.config import Config, ConfigError, StreamConfig
 from sluice.exits import Exit, UserError
-from sluice.keys import opened, source_of, unfit
+from sluice.keys import opened, sizes_used, source_of, unfit
 from sluice.topics import cluster, remedy
 from sluice.wiring import make_sink, topic_specs
 from stream.certificates import problems
@@ -66,6 +66,10 @@ def _size(config: Config) -> Finding:
 
 
 def _keys(config: Config) -> Iterator[Finding]:
+    """Keys that are on this machine. Data keys are asked for with all that is outside."""
+    if _from_kms(config):
+        yield Finding("ok", f"keys: data keys for {', '.join(sizes_used(config))} are to come from {config.keys}")
+        return
     source = source_of(config)
     try:
         opened(config, source)
@@ -89,6 +93,10 @@ def _fit(config: Config, keys: Keys) -> Iterator[Finding]:
     yield from (Finding("error", f"keys: {problem}") for problem in problems)
     if config.keys is not None and not problems:
         yield Finding("ok", f"keys: {config.keys} has {', '.join(keys.names)}, one active version each")
+
+
+def _from_kms(config: Config) -> bool:
+    return config.keys is not None and config.keys.provider == "aws-kms"
 
 
 def _cards(config: Config) -> Iterator[Finding]:
@@ -163,6 +171,7 @@ async def _outside(config: Config, with_kafka: bool) -> list[Finding]:
     looks = [
         *([_cluster(config)] if with_kafka else []),
         *([_registry(config)] if config.registry else []),
+        *([_data_keys(config)] if _from_kms(config) else []),
         *(_stream(config, name) for name in config.streams),
     ]
     found = []
@@ -207,6 +216,18 @@ async def _registry(config: Config) -> list[Finding]:
     finally:
         await registry.close()
     return [Finding("ok", "registry: it answers, and the schemas of all pipelines go with those that it has")]
+
+
+async def _data_keys(config: Config) -> list[Finding]:
+    """Whether KMS gives a data key for each name. Keeps none of them."""
+    source = source_of(config)
+    try:
+        await asyncio.to_thread(opened, config, source)
+    except UserError as error:
+        return [Finding("error" if error.code == Exit.CONFIG else "unavailable", f"keys: {error}")]
+    finally:
+        source.close()
+    return list(_fit(config, source.keys))
 
 
 async def _stream(config: Config, name: str) -> list[Finding]:

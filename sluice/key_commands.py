@@ -49,16 +49,21 @@ def rotate(config: Config, name: str, today: date | None = None) -> None:
 
 def show(config: Config) -> None:
     """Print names, ids, states and lengths of all keys. Raises UserError."""
-    source = source_of(config)
-    opened(config, source)
-    rows = [
-        (key.name, key.id, "active" if key.active else "decrypt-only", f"{len(key.material)} bytes")
-        for key in source.keys
-    ]
+    warnings: list[str] = []
+    if config.keys is not None and config.keys.provider == "aws-kms":
+        rows = [(name, str(config.keys), "data keys", f"{size} bytes") for name, size in sizes_used(config).items()]
+    else:
+        source = source_of(config)
+        opened(config, source)
+        warnings = source.keys.warnings
+        rows = [
+            (key.name, key.id, "active" if key.active else "decrypt-only", f"{len(key.material)} bytes")
+            for key in source.keys
+        ]
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
     for name, id_, state, size in rows:
         sys.stdout.write(f"{name:<{widths[0]}}  {id_:<{widths[1]}}  {state:<{widths[2]}}  {size}\n")
-    for warning in source.keys.warnings:
+    for warning in warnings:
         sys.stdout.write(f"! {warning}\n")
 
 
@@ -71,6 +76,9 @@ def _path(config: Config) -> Path:
         raise UserError(
             f"{text}; make a key file with a config of provider: file, and put its content there", Exit.CONFIG
         )
+    if config.keys.provider == "aws-kms":
+        text = f"data keys come from {config.keys}, and are made and replaced by the workers"
+        raise UserError(f"{text}; there is nothing to do", Exit.CONFIG)
     return config.keys.path
 
 

@@ -85,6 +85,9 @@ class KeyFile:
             changed = [str(key) for key in self.keys if key.active and (key.name, key.id) not in before]
             log.info("%s has changed; newly active: %s.", self._path, ", ".join(changed) or "none")
 
+    def close(self) -> None:
+        """Nothing is held open."""
+
     def _stamp(self) -> Hashable:
         """What is different when the file is another one, was written to, or may be read by others."""
         try:

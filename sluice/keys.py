@@ -7,10 +7,12 @@ from typing import Protocol
 
 from pipeline.config import EncryptRule
 from pipeline.keys import DEAD_LETTERS, Keys, KeysError, UnknownKey, key_bytes
+from sinks.aws import Unavailable
 from sluice.config import Config
 from sluice.exits import Exit, UserError
 from sluice.key_config import VARIABLE
 from sluice.key_file import KeyFile, parsed
+from sluice.kms import DataKeys, unanswered
 from sluice.private_memory import keep_memory_private
 from stream import metrics
 
@@ -26,11 +28,15 @@ class Source(Protocol):
     """Empty before `open`."""
 
     def open(self) -> None:
-        """Get the keys. May block. Raises KeysError and OSError."""
+        """Get the keys. May block. Raises KeysError, OSError, and Unavailable when they may be there later."""
         ...
 
     async def look(self, uses: Mapping[tuple[str, str], int]) -> None:
         """Bring `keys` up to date; `uses` is how often they were used since the last look, by name and id. Does not block."""
+        ...
+
+    def close(self) -> None:
+        """Give up connections. Safe to call twice."""
         ...
 
 
@@ -50,10 +56,13 @@ class _Fixed:
         self.keys = parsed(content, VARIABLE)
         self.keys.warnings.append(
             f"{VARIABLE} holds keys: the environment can be read in /proc/PID/environ, in crash dumps and by whoever may look at "
-            "the container; use provider file where you can"
+            "the container; use provider file or aws-kms where you can"
         )
 
     async def look(self, uses: Mapping[tuple[str, str], int]) -> None:
+        pass
+
+    def close(self) -> None:
         pass
 
 
@@ -67,13 +76,15 @@ def source_of(config: Config, names: Sequence[str] | None = None) -> Source:
         return _Fixed(with_environment=False)
     if config.keys.provider == "env":
         return _Fixed(with_environment=True)
+    if config.keys.provider == "aws-kms":
+        return DataKeys(config.keys, sizes_used(config, names))
     return KeyFile(config.keys.path)
 
 
 def loaded(config: Config, names: Sequence[str] | None = None) -> Keys:
     """The keys for these pipelines and streams (None: for all); none if the config has no `keys:`.
 
-    They stay as they are: nobody follows a key file. May block. Raises UserError with all that is wrong.
+    They stay as they are: nobody follows a key file or replaces data keys. May block. Raises UserError with all that is wrong.
     """
     source = source_of(config, names)
     opened(config, source)
@@ -83,11 +94,13 @@ def loaded(config: Config, names: Sequence[str] | None = None) -> Keys:
 
 
 def opened(config: Config, source: Source) -> None:
-    """Open a source. May block. Raises UserError."""
+    """Open a source. May block. Raises UserError, with exit code 69 if it may work later."""
     try:
         source.open()
     except KeysError as error:
         raise UserError("\n".join(error.problems), Exit.CONFIG) from None
+    except Unavailable as error:
+        raise UserError(unanswered(error), Exit.UNAVAILABLE) from None
     except FileNotFoundError:
         remedy = "make it with `sluice keys new FILE --all`, or correct keys.path"
         raise UserError(f"{config.keys} is not there; {remedy}", Exit.CONFIG) from None
@@ -122,11 +135,13 @@ def sizes_used(config: Config, names: Sequence[str] | None = None) -> dict[str, 
     return sizes | {DEAD_LETTERS: USUAL_BYTES}
 
 
-async def keep(source: Source) -> None:
+async def keep(config: Config, source: Source) -> None:
     """Keep the keys of a running worker up to date, and count their uses. Runs until it is cancelled."""
+    data_keys = config.keys is not None and config.keys.provider == "aws-kms"
     while True:
         uses = source.keys.take_uses()
         for (name, id_), count in uses.items():
-            metrics.KEY_USES.labels(name, id_).inc(count)
+            # A data key is used by this process alone and not for long: a series for each would be of no use to anybody.
+            metrics.KEY_USES.labels(name, "data key" if data_keys else id_).inc(count)
         await source.look(uses)
         await asyncio.sleep(LOOK_SECONDS)

@@ -13,6 +13,7 @@ from typing import Any
 from aiokafka import errors
 from aiokafka.errors import KafkaError
 
+from agents.key_outage import KeysAway
 from schemas.registry import Breaks, RegistryUnavailable
 from sinks.aws import Unavailable
 from sinks.contract import Sink
@@ -67,9 +68,12 @@ async def _run(config: Config, names: Sequence[str]) -> None:
     metrics.BUILD_INFO.labels(__version__).set(1)
     stopping = _stop_on_signals()
     source = source_of(config, names)
-    await _patiently(lambda: _look_at_keys(config, source, names), stopping)
-    if not stopping.is_set():
-        await _run_with(config, names, source, stopping)
+    try:
+        await _patiently(lambda: _look_at_keys(config, source, names), stopping)
+        if not stopping.is_set():
+            await _run_with(config, names, source, stopping)
+    finally:
+        source.close()
 
 
 async def _run_with(config: Config, names: Sequence[str], source: Source, stopping: asyncio.Event) -> None:
@@ -85,7 +89,7 @@ async def _run_with(config: Config, names: Sequence[str], source: Source, stoppi
     try:
         async with _dependencies(config, names, outbox, wired, stopping):
             if not stopping.is_set():
-                await _work(worker, [lambda: keep(source)], reference, stopping)
+                await _work(worker, [lambda: keep(config, source)], reference, stopping)
     except BaseException as error:  # a WorkFailed is no Exception
         for one in flattened(error):
             if said := _for_the_user(one, config, names):
@@ -100,7 +104,7 @@ def _for_the_user(error: BaseException, config: Config, names: Sequence[str]) ->
     kafka = config.kafka
     groups = [f"{GROUP_PREFIX}{name}" for name in names]
     match error:
-        case ProduceRefused():
+        case ProduceRefused() | KeysAway():
             return UserError(str(error), Exit.UNAVAILABLE)
         case Unavailable():
             text = f"where {' and '.join(names)} goes on is in its bucket, which does not answer ({error.reason})"
@@ -257,7 +261,12 @@ async def _look_at_topics(config: Config, names: Sequence[str]) -> None:
 
 
 async def _look_at_keys(config: Config, source: Source, names: Sequence[str]) -> None:
-    await asyncio.to_thread(opened, config, source)
+    try:
+        await asyncio.to_thread(opened, config, source)
+    except UserError as error:
+        if error.code == Exit.UNAVAILABLE:
+            raise _Unavailable(str(error)) from None
+        raise
     if problems := list(unfit(config, source.keys, names)):
         raise UserError("\n".join(problems), Exit.CONFIG)
     for warning in source.keys.warnings:

@@ -221,7 +221,7 @@ async def test_a_worker_takes_a_rotated_key_and_counts_its_uses(
     source.open()
     keys = source.keys
     keys.used(keys.active("card-exp"), 3)
-    keeping = asyncio.create_task(keep(source))
+    keeping = asyncio.create_task(keep(config, source))
     rotate(config, "card-exp", TODAY)
     async with asyncio.timeout(10):
         while keys.active("card-exp").id != "2026-11-05.2":
@@ -288,6 +288,7 @@ def test_an_environment_without_keys_says_what_to_do(
     ("keys", "said"),
     [
         ("provider: env", "keys come from SLUICE_KEYS, which this cannot change"),
+        ("provider: aws-kms, kms_key: alias/sluice", "data keys come from KMS key alias/sluice"),
     ],
 )
 def test_keys_that_are_in_no_file_are_not_changed_here(tmp_path: Path, keys: str, said: str) -> None:
