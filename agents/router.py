@@ -10,7 +10,9 @@ from aiokafka import TopicPartition
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from agents.dead_letters import DeadLetterDesk
+from agents.key_outage import until_usable
 from agents.schema_ids import SchemaIds
+from pipeline.keys import Keys
 from pipeline.pipeline import Pipeline, Processed
 from schemas.refused import Refused
 from stream import metrics
@@ -57,6 +59,7 @@ class Router:
         outbox: Outbox,
         dead_letters: DeadLetterDesk,
         schema_ids: SchemaIds,
+        keys: Keys,
     ) -> None:
         self._name = name
         self._kafka = kafka
@@ -64,6 +67,7 @@ class Router:
         self._outbox = outbox
         self._dead_letters = dead_letters
         self._schema_ids = schema_ids
+        self._keys = keys
         self._plan_hash = pipeline.plan_hash()
         self._topics = {route: f"{name}.{route}" for route in pipeline.routes}
         self._last_epochs: dict[TopicPartition, int] = {}
@@ -89,7 +93,7 @@ class Router:
         return {}
 
     async def work(self, partition: Partition) -> None:
-        """Runs from the assignment of a partition to its end. Raises ProduceRefused: the process ends."""
+        """Runs from the assignment of a partition to its end. Raises ProduceRefused and KeysAway: the process ends."""
         if not await self._until_counterparts(partition):
             return
         note, plan = await self._adopt_plan(partition)
@@ -97,6 +101,8 @@ class Router:
         async with asyncio.TaskGroup() as group:
             sending: asyncio.Task[None] | None = None
             async for batch in partition:
+                if not await until_usable(self._keys, partition.pause):
+                    return
                 span = partition.begin(batch.end)
                 while isinstance(outgoing := await self._in_turn(batch, plan), frozenset):
                     if not await self._schema_ids.learn(partition, outgoing):

@@ -38,11 +38,6 @@ class DecryptionFailed(ValueError):
     """A value that does not decrypt. The text says which of form, key or seal is wrong, and holds no value."""
 
 
-def key_bytes(algorithm: str) -> int:
-    """How long a key of an algorithm is: 16, 24 or 32 bytes."""
-    return int(algorithm.split("-")[1]) // 8
-
-
 def encryption(algorithm: BlockAlgorithm, key: Key) -> Encrypt:
     """The algorithm with this key, for batches of values. CTR counts as NIST SP 800-38A does, all 128 bits from the right."""
     _, _, mode = algorithm.split("-", 2)

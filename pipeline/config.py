@@ -1,6 +1,6 @@
 """The `pipelines` section of a config: what is done to the records of one raw topic, checked against their schema."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
@@ -33,6 +33,8 @@ Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")]
 
 GateMode = Annotated[Literal["off", "count", "refuse"], BeforeValidator(lambda said: "off" if said is False else said)]
 """Without quotes, off is false in YAML."""
+
+HASH = "HMAC-SHA256"
 
 SUCCESS = "success"
 """The only route of a pipeline that has no routes."""
@@ -258,11 +260,15 @@ class PipelineConfig(BaseModel):
         """The labels that records may leave under, `unmatched` last."""
         return (*self.routes, UNMATCHED) if self.routes else (SUCCESS,)
 
-    def key_names(self) -> list[str]:
-        """The keys that rules name, in order."""
-        rules: list[tuple[str | None, ...]] = [(rule.key, rule.search_key) for rule in self.encrypt]
-        rules += [(rule.key,) for rule in self.redact]
-        return [name for names in rules for name in names if name is not None]
+    def key_uses(self) -> Iterator[tuple[str, str, str]]:
+        """The keys that rules name, in order: where in the pipeline (`encrypt[0].key`), which, and the algorithm it is for."""
+        for number, rule in enumerate(self.encrypt):
+            yield f"encrypt[{number}].key", rule.key, rule.algorithm
+            if rule.search_key is not None:
+                yield f"encrypt[{number}].search_key", rule.search_key, HASH
+        for number, redacted in enumerate(self.redact):
+            if redacted.key is not None:
+                yield f"redact[{number}].key", redacted.key, HASH
 
     def extra_fields(self) -> list[tuple[str, ...]]:
         """Fields that encryption adds to records: the `extra` of a `schemas.codec.Codec` that reads or writes them."""

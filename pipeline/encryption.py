@@ -14,8 +14,8 @@ from msgspec import UNSET
 
 from pipeline.ciphers import BlockAlgorithm, DecryptionFailed, Encrypt, decrypt, encryption
 from pipeline.conditions import UNMATCHED
-from pipeline.config import EncryptRule
-from pipeline.keys import Keys, UnknownKey
+from pipeline.config import HASH, EncryptRule
+from pipeline.keys import Key, Keys, KeysError, UnknownKey
 from pipeline.matching import SEVERAL
 from pipeline.paths import Loads, Location, compiled, resolve
 from pipeline.tokens import BatchedTokens, SearchTokens, TokenAlgorithm, binding, open_token, record_binding
@@ -28,28 +28,32 @@ _as_json = msgspec.json.Encoder(decimal_format="number").encode
 
 
 class Encryption:
-    """The `encrypt` rules of one pipeline, with the keys that are active when it is made. Raises UnknownKey, InvalidPath.
+    """The `encrypt` rules of one pipeline, with the keys that are active when it is made: to be made anew when they change.
+
+    Raises UnknownKey for keys that do not suit the rules, and InvalidPath.
 
     `record` is the Struct type with the added fields in it (`PipelineConfig.extra_fields`).
     """
 
     def __init__(self, rules: Sequence[EncryptRule], record: type[msgspec.Struct], pipeline: str, keys: Keys) -> None:
-        _demand({name for rule in rules for name in (rule.key, rule.search_key) if name}, keys)
+        _demand(rules, keys)
+        self._keys = keys
         self.paths = frozenset(rule.field for rule in rules)
         self._parents: dict[str, Gather] = {}
         self._bindings: dict[tuple[str, ...], Callable[[Sequence[Any]], list[tuple[bytes, ...]]]] = {}
-        self._tokens: list[tuple[_Field, BatchedTokens]] = []
+        self._tokens: list[tuple[_Field, Key, BatchedTokens]] = []
         together: dict[tuple[str, str], list[_Field]] = defaultdict(list)
         for rule in rules:
             field = self._compile(rule, record, keys)
             if rule.is_token:
                 algorithm = cast(TokenAlgorithm, rule.algorithm)
                 bound = binding(algorithm, pipeline, rule.field)
-                self._tokens.append((field, BatchedTokens(algorithm, keys.active(rule.key), bound)))
+                key = keys.active(rule.key)
+                self._tokens.append((field, key, BatchedTokens(algorithm, key, bound)))
             else:
                 together[rule.algorithm, rule.key].append(field)
-        self._blocks: list[tuple[list[_Field], Encrypt]] = [
-            (fields, encryption(cast(BlockAlgorithm, algorithm), keys.active(name)))
+        self._blocks: list[tuple[list[_Field], Key, Encrypt]] = [
+            (fields, keys.active(name), encryption(cast(BlockAlgorithm, algorithm), keys.active(name)))
             for (algorithm, name), fields in together.items()
         ]
 
@@ -64,17 +68,19 @@ class Encryption:
         """
         refused: dict[int, Refused] = {}
         parents = {path: _Owners(gather(records), routes) for path, gather in self._parents.items()}
-        for fields, encrypt in self._blocks:
+        for fields, key, encrypt in self._blocks:
             taken = [field.take(parents, routes, refused) for field in fields]
             ciphertexts, vectors = encrypt(list(itertools.chain.from_iterable([one.plains for one in taken])))
+            self._keys.used(key, len(ciphertexts))
             start = 0
             for field, one in zip(fields, taken, strict=True):
                 end = start + len(one.plains)
                 field.put(one, ciphertexts[start:end], vectors[start:end])
                 start = end
         bindings = {paths: list(map(record_binding, bound(records))) for paths, bound in self._bindings.items()}
-        for field, tokens in self._tokens:
+        for field, key, tokens in self._tokens:
             one = field.take(parents, routes, refused)
+            self._keys.used(key, len(one.plains))
             bound = list(itertools.compress(bindings[field.bind], one.there)) if field.bind else None
             field.put(one, tokens.encrypt(one.plains, bound), ())
         return sorted(refused.items(), key=operator.itemgetter(0))
@@ -236,12 +242,15 @@ def decrypt_field(
     return decrypt(cast(BlockAlgorithm, rule.algorithm), key, value, vector, rule.encoding)
 
 
-def _demand(names: set[str], keys: Keys) -> None:
+def _demand(rules: Sequence[EncryptRule], keys: Keys) -> None:
+    """See that there is a key for each rule, of the length that its algorithm needs. Raises UnknownKey with all that is wrong."""
+    wanted: dict[tuple[str, str], None] = {(rule.key, rule.algorithm): None for rule in rules}
+    wanted |= {(rule.search_key, HASH): None for rule in rules if rule.search_key}
     problems: list[str] = []
-    for name in sorted(names):
+    for name, algorithm in sorted(wanted):
         try:
-            keys.active(name)
-        except UnknownKey as error:
+            keys.demand(name, algorithm)
+        except KeysError as error:
             problems += error.problems
     if problems:
         raise UnknownKey(problems)

@@ -83,7 +83,6 @@ class Pipeline:
         self._keep_fields = compile_keep(config.keep, record)
         self._set_fields = compile_set(config.set_, record)
         self._rename_fields = compile_rename(config.rename, record)
-        self._redact = compile_redact(config.redact, record, keys)
         self._sample = Sample(config.sample, record) if config.sample else None
         self._deduplicate = Deduplicate(config.deduplicate, record) if config.deduplicate else None
         self._unlike: list[None] = []
@@ -92,7 +91,8 @@ class Pipeline:
             if config.routes
             else _all_success
         )
-        self._encryption = Encryption(config.encrypt, record, name, keys)
+        self._keys = keys
+        self._take_keys()
         self._gate = None if config.gate == "off" else Gate(record, subject.fields, _only_like_digits(config))
 
     def process(self, records: Sequence[Record], partition: int = 0) -> Processed:
@@ -102,6 +102,8 @@ class Pipeline:
         """
         done = Processed()
         self.writers.wanted.clear()
+        if self._keys.version != self._keys_version:
+            self._take_keys()
         positions, batch = self._decode(records, done)
         self._enrich(batch, done)
         self._drop_fields(batch)
@@ -118,6 +120,13 @@ class Pipeline:
         positions, routes, values = self._hold_back_cards(positions, routes, values, batch, records, done)
         done.positions, done.routes, done.values = self._copy(positions, routes, values)
         return done
+
+    def _take_keys(self) -> None:
+        """What is done with keys is done with those that are active from now on."""
+        record, config = self._codec.type, self._config
+        self._redact = compile_redact(config.redact, record, self._keys)
+        self._encryption = Encryption(config.encrypt, record, self.name, self._keys)
+        self._keys_version = self._keys.version
 
     def plan_hash(self) -> str:
         """Twelve hex digits that change with the pipeline's config, the schema version and MEANING, and not with keys or

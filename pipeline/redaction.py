@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from pipeline.config import RedactRule
+from pipeline.config import HASH, RedactRule
 from pipeline.keys import Keys
 from pipeline.paths import Loads, resolve
 from pipeline.shaping import Shape, compile_shape
@@ -40,7 +40,7 @@ def _redacted(rule: RedactRule, keys: Keys) -> Callable[[str], str]:
         return lambda text: MASK
     if rule.by == "last4":
         return _last4
-    begun = hmac.new(keys.active(rule.key or "").material, digestmod=hashlib.sha256)
+    begun = hmac.new(keys.demand(rule.key or "", HASH).material, digestmod=hashlib.sha256)
 
     def hashed(text: str) -> str:
         one = begun.copy()

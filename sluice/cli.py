@@ -285,7 +285,10 @@ def keys() -> None:
 @click.argument("file", type=FILE)
 @click.argument("name", required=False)
 @click.option("--all", "every", is_flag=True, help="A key for every name that the config uses and the keys file lacks.")
-def keys_new(file: Path, name: str | None, every: bool) -> None:
+@click.option(
+    "--bytes", "size", type=click.Choice(["16", "24", "32"]), help="Its length; else what the rules that use it want."
+)
+def keys_new(file: Path, name: str | None, every: bool, size: str | None) -> None:
     """Add a new random key to the config's keys file, made if it is not there (0400).
 
     An active key of that name stays, for decryption only.
@@ -293,17 +296,31 @@ def keys_new(file: Path, name: str | None, every: bool) -> None:
     if (name is not None) == every:
         raise click.UsageError("give one key NAME, or --all")
     config = read_config(file)
-    from sluice.keys import new
+    from sluice.key_commands import new
 
-    new(config, name)
+    new(config, name, size=int(size) if size else None)
+
+
+@keys.command("rotate")
+@click.argument("file", type=FILE)
+@click.argument("name")
+def keys_rotate(file: Path, name: str) -> None:
+    """Replace the active version of a key in the config's keys file; the old one stays, for decryption only.
+
+    Workers that read this file use the new version within seconds, without a restart.
+    """
+    config = read_config(file)
+    from sluice.key_commands import rotate
+
+    rotate(config, name)
 
 
 @keys.command("list")
 @click.argument("file", type=FILE)
 def keys_list(file: Path) -> None:
-    """Show names, ids and states of the config's keys, never the keys."""
+    """Show names, ids, states and lengths of the config's keys, never the keys."""
     config = read_config(file)
-    from sluice.keys import show
+    from sluice.key_commands import show
 
     show(config)
 

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pipeline.config import Condition, PipelineConfig
-from pipeline.keys import KeysConfig
 from schemas.registry import RegistryConfig
 from sinks.http import HttpConfig
 from sinks.kinesis import KinesisConfig
@@ -15,6 +14,7 @@ from sinks.s3 import S3Config
 from sluice import config_problems, yaml_file
 from sluice.config_problems import NAME
 from sluice.config_rules import crosswise
+from sluice.key_config import KeysConfig
 from sluice.yaml_file import Problem
 from stream.connection import KafkaConfig
 from stream.status import MetricsConfig
@@ -173,7 +173,7 @@ _FILES = (
 
 def _with_absolute_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Relative paths count from the config file's folder."""
-    if isinstance(data.get("keys"), dict):
+    if isinstance(data.get("keys"), dict) and data["keys"].get("provider", "file") == "file":
         data["keys"].setdefault("path", str(KeysConfig.model_fields["path"].default))
     for *sections, last in _FILES:
         at: Any = data

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from pipeline.enrichment import Tables
-from pipeline.keys import KEY_BYTES, Key, Keys
+from pipeline.keys import Key, Keys
 from pipeline.pipeline import Pipeline
 from schemas.producer import CONTAINER, Checker, InvalidContainer
 from schemas.refused import Refused
@@ -27,6 +27,7 @@ from sluice import logs
 from sluice.config import Config
 from sluice.config_rules import meant
 from sluice.exits import Exit, UserError
+from sluice.keys import sizes_used
 from sluice.topics import cluster
 from sluice.wiring import make_pipeline
 from stream.connection import KafkaConfig
@@ -97,8 +98,8 @@ def _rewindable(source: BinaryIO) -> Iterator[tuple[BinaryIO, int]]:
 
 def _without_keys(config: Config, name: str) -> Pipeline:
     """The pipeline itself, to see what it refuses. A producer has no keys: what these encrypt is thrown away."""
-    rules = config.pipelines[name].encrypt
-    keys = Keys(Key(one, "none", secrets.token_bytes(KEY_BYTES)) for one in {rule.key for rule in rules})
+    sizes = sizes_used(config, [name])
+    keys = Keys(Key(one, "none", secrets.token_bytes(size)) for one, size in sizes.items())
     return make_pipeline(config, name, keys, Tables())
 
 

@@ -12,7 +12,6 @@ import orjson
 
 from pipeline.config import PipelineConfig
 from pipeline.enrichment import Tables
-from pipeline.keys import UnknownKey
 from pipeline.pipeline import Pipeline
 from schemas.projection import CsvRow, csv_header
 from schemas.refused import Refused
@@ -81,16 +80,9 @@ def pipeline_of(config: Config, name: str) -> PipelineConfig:
 
 
 def prepared(config: Config, name: str, references: Sequence[str]) -> Callable[[PipelineConfig], Pipeline]:
-    """Makes pipelines called `name`, with the keys of the config and these references (NAME=FILE). Raises UserError."""
-    keys, tables = loaded(config), _tables(config, references)
-
-    def made(settings: PipelineConfig) -> Pipeline:
-        try:
-            return Pipeline(name, settings, keys, tables)
-        except UnknownKey as error:
-            raise UserError(str(error), Exit.CONFIG) from None
-
-    return made
+    """Makes pipelines called `name`, with its keys and these references (NAME=FILE). Raises UserError."""
+    keys, tables = loaded(config, [name]), _tables(config, references)
+    return lambda settings: Pipeline(name, settings, keys, tables)
 
 
 def lines(source: BinaryIO, largest: int) -> Iterator[Line]:

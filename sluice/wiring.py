@@ -57,7 +57,7 @@ def wire(config: Config, names: Sequence[str], outbox: Outbox, keys: Keys) -> Wi
             writers = wired.writers[name] = Writers(registry=config.registry is not None)
             pipeline = make_pipeline(config, name, keys, tables, writers)
             desk = DeadLetterDesk(name, outbox, Sealer(keys))
-            router = Router(name, config.kafka, pipeline, outbox, desk, SchemaIds(name, wired.registry, writers))
+            router = Router(name, config.kafka, pipeline, outbox, desk, SchemaIds(name, wired.registry, writers), keys)
             source = config.pipelines[name].source
             wired.workloads.append(Workload(name, [source], router.work, router.starts, router.outputs))
             for rule in config.pipelines[name].enrich:

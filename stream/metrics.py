@@ -46,6 +46,9 @@ UNKNOWN_REFERENCES = Counter(
     "sluice_unknown_references", "Ids that no record of a reference topic had; the fields it fills in are null.",
     ["pipeline", "reference"], registry=REGISTRY,
 )  # fmt: skip
+KEY_USES = Counter(
+    "sluice_key_uses", "Values encrypted and records sealed, by key and version.", ["key", "id"], registry=REGISTRY
+)
 DELIVERY_SECONDS = Histogram(
     "sluice_delivery_seconds", "From the cut of a delivery to its acknowledgement.", ["stream"],
     buckets=SECONDS, registry=REGISTRY,

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.keys import new_keys_file
 from pipeline.pipeline import Pipeline, Processed
 from sluice.bench.load import PARTITIONS
 from sluice.bench.meter import Meter, arguments, tune_gc
 from sluice.bench.work import FIELDS
 from sluice.config import Config
+from sluice.key_file import new_keys_file
 from sluice.keys import loaded
 from sluice.wiring import topic_specs, wire
 from stream import metrics

@@ -81,6 +81,13 @@ def config(port: int, **parts: str) -> str:
         (["generate", "--count", "-1"], 64, "-1 is not in the range"),
         (["keys", "new", "examples/workshop.yaml"], 64, "give one key NAME, or --all"),
         (["keys", "new", "examples/workshop.yaml", "a b"], 64, "use letters, digits"),
+        (["keys", "new", "examples/workshop.yaml", "a", "--bytes", "20"], 64, "'20' is not one of '16', '24', '32'"),
+        (
+            ["keys", "rotate", "examples/workshop.yaml", "card"],
+            64,
+            "there is no key 'card' to rotate, known are: card-",
+        ),
+        (["keys", "rotate", "examples/workshop.yaml"], 64, "Missing argument 'NAME'"),
         (["schemas", "check", "nowhere.avsc", "nowhere.avsc"], 2, "nowhere.avsc cannot be read"),
         (["up", "examples/workshop.yaml", "--workers", "0"], 64, "0 is not in the range"),
         (["demo", "--rate", "fast"], 64, "'fast' is not a valid integer"),

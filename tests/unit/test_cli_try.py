@@ -18,7 +18,7 @@ from schemas.subjects import load as load_subject
 from sluice import trial
 from sluice.config import Config, load
 from sluice.exits import UserError
-from sluice.keys import new
+from sluice.key_commands import new
 
 ROOT = Path(__file__).resolve().parents[2]
 CARD = {"cc_number": "4111111111111111", "cc_exp": "11/28", "cc_cvv": "123", "cc_zip": "90210", "cc_name": "Zoë Müller"}
