@@ -168,7 +168,9 @@ def test_a_key_that_is_too_short_for_its_rule_stops_every_command_that_would_use
     with pytest.raises(UserError) as caught:
         loaded(config)
     said = str(caught.value).splitlines()
-    assert [line.partition(": ")[0] for line in said] == [f"pipelines.events.encrypt[{number}]" for number in (1, 2)]
+    assert [line.partition(": ")[0] for line in said] == [
+        f"pipelines.events.encrypt[{number}].key" for number in (1, 2)
+    ]
     assert "card-exp/2026-11-05.2 has 16 bytes, which is AES-128, and AES-256-GCM needs 32" in said[0]
     assert "dead-letters" in loaded(config, ["a-stream"]), "whose rules are not asked for does not mind"
 
