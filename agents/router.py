@@ -23,13 +23,12 @@ from stream.notes import Note, parsed
 from stream.offsets import Span
 from stream.outbox import Outbox, Packed
 from stream.outputs import Outputs
-from stream.reader import ID_HEADER, PLAN_HEADER
+from stream.reader import ID_HEADER, OWN_HEADERS, PLAN_HEADER
 from stream.records import Record, RecordBatch
 from stream.starting import NoOffset
 
 log = logging.getLogger(__name__)
 
-OWN_HEADERS = "sluice-"
 USUAL_HEADERS = 2
 COUNTERPART_SECONDS = 5.0
 

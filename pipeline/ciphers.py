@@ -110,7 +110,7 @@ def decrypt(algorithm: BlockAlgorithm, key: Key, value: str, vector: str, encodi
             plain = unpadder.update(plain) + unpadder.finalize()
     except ValueError:
         raise DecryptionFailed(
-            f"the value is cut off, or {key.name}/{key.id} is the wrong key; check that value, vector and key belong together"
+            f"the value is cut off, or {key} is the wrong key; check that value, vector and key belong together"
         ) from None
     return as_text(plain, key)
 
@@ -120,7 +120,7 @@ def as_text(plain: bytes, key: Key) -> str:
     try:
         return plain.decode()
     except UnicodeDecodeError:
-        raise DecryptionFailed(f"no text comes out; {key.name}/{key.id} is probably the wrong key version") from None
+        raise DecryptionFailed(f"no text comes out; {key} is probably the wrong key version") from None
 
 
 # OFB, CTR and CBC with a function that enciphers blocks one by one.

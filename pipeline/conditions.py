@@ -9,12 +9,12 @@ that holds nothing.
 import ipaddress
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from pipeline.paths import InvalidPath, Kind, Location, Problem, described, resolve
+from pipeline.paths import InvalidPath, Kind, Location, Problem, canonical, described, resolve
 from pipeline.patterns import InvalidPattern, longest
 
 Operator = Literal[
@@ -46,7 +46,7 @@ class Condition(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
-    field: str | None = Field(
+    field: Annotated[str, AfterValidator(canonical)] | None = Field(
         default=None, description="The field that is looked at, as a path: `.transaction.result`."
     )
     op: Operator | None = Field(default=None, description="How the field is compared.")

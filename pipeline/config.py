@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -19,7 +20,7 @@ from pipeline.ciphers import BlockAlgorithm
 from pipeline.conditions import UNMATCHED, Condition, Match
 from pipeline.config_checks import problems
 from pipeline.keys import DEAD_LETTERS
-from pipeline.paths import Problem, parse
+from pipeline.paths import Problem, canonical, parse
 from pipeline.tokens import TOKEN_ALGORITHMS, TokenAlgorithm
 from schemas import subjects
 from schemas.subjects import UnknownSubject, load
@@ -27,6 +28,8 @@ from schemas.subjects import UnknownSubject, load
 __all__ = ["Condition", "EncryptRule", "EnrichRule", "PipelineConfig"]
 
 Algorithm = TokenAlgorithm | BlockAlgorithm
+Path = Annotated[str, AfterValidator(canonical)]
+"""A path, written in one way whatever way it was given; one that is none stays as it is, and is reported."""
 Rule = TypeVar("Rule", bound=BaseModel)
 Held = TypeVar("Held")
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")]
@@ -45,9 +48,9 @@ class EnrichRule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
-    by: str = Field(description="The field that holds the id to look up, as a path: `.endpoint.id`.")
+    by: Path = Field(description="The field that holds the id to look up, as a path: `.endpoint.id`.")
     source: str = Field(alias="from", description="The reference that is looked up in, by its name in `reference`.")
-    into: str = Field(description="The object that is filled in, as a path: `.endpoint`.")
+    into: Path = Field(description="The object that is filled in, as a path: `.endpoint`.")
 
 
 class EncryptRule(BaseModel):
@@ -55,7 +58,7 @@ class EncryptRule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    field: str = Field(
+    field: Path = Field(
         description="The field, as a path: `.transaction.cc.cc_number`. Tokens (GCM, GCM-SIV) also take numbers and whole objects"
         " (`.transaction.cc`); the others take text."
     )
@@ -65,7 +68,7 @@ class EncryptRule(BaseModel):
         description="AES-256-GCM and AES-256-GCM-SIV: one token, which nobody can change unnoticed. CFB, OFB, CTR, CBC-PKCS7: as"
         " openssl and Vector write them; a change goes unnoticed.",
     )
-    iv_field: str | None = Field(
+    iv_field: Path | None = Field(
         default=None,
         description="Where CFB, OFB, CTR and CBC-PKCS7 put the initialisation vector, as a path:"
         " `.transaction.cc.cc_number_iv`.",
@@ -73,11 +76,11 @@ class EncryptRule(BaseModel):
     encoding: Literal["base64", "hex"] = Field(
         default="base64", description="How those write value and vector as text; a token is always base64url."
     )
-    key_id_field: str | None = Field(
+    key_id_field: Path | None = Field(
         default=None,
         description="Where those put the id of the key's version, as a path, so that values stay readable after a rotation.",
     )
-    bind: list[str] = Field(
+    bind: list[Path] = Field(
         default=[],
         description="Fields that a token is bound to, as paths (`.id`): it opens only beside the same values. They must leave in"
         " clear, as they came.",
@@ -87,7 +90,7 @@ class EncryptRule(BaseModel):
         description="Routes that a record may not take without the field. By default all but unmatched: success and fail, where"
         " there are those.",
     )
-    search_field: str | None = Field(
+    search_field: Path | None = Field(
         default=None,
         description="Where a keyed hash of the text goes, as a path, so that equal values can be found.",
     )
@@ -145,7 +148,7 @@ class RedactRule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
-    field: str = Field(description="The field, as a path: `.user.username`. It must hold text.")
+    field: Path = Field(description="The field, as a path: `.user.username`. It must hold text.")
     by: Literal["mask", "hash", "last4"] = Field(
         alias="with",
         description="mask: `***` instead. hash: HMAC-SHA-256 with a key, in hex, the same for the same text. last4: all but the"
@@ -169,7 +172,7 @@ class SampleRule(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     one_in: int = Field(ge=2, le=1_000_000, description="One record in so many stays.")
-    by: str | None = Field(
+    by: Path | None = Field(
         default=None,
         description="The field that decides, as a path: records with the same value there stay or go together. By default the"
         " whole record.",
@@ -182,7 +185,7 @@ class DeduplicateRule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    by: list[str] = Field(default=[".id"], min_length=1, description="The fields that tell records apart, as paths.")
+    by: list[Path] = Field(default=[".id"], min_length=1, description="The fields that tell records apart, as paths.")
     window: int = Field(default=100_000, ge=2, le=10_000_000, description="How many ids a worker remembers.")
 
 
@@ -199,16 +202,16 @@ class PipelineConfig(BaseModel):
     source: str = Field(alias="from", min_length=1, description="The raw topic that is read.")
     subject: str = Field(alias="schema", description="The subject that records are checked against: event or usage.")
     enrich: list[EnrichRule] = Field(default=[], description="References that fill in what records lack.")
-    drop: list[str] = Field(default=[], description="Fields that are removed, as paths.")
-    keep: list[str] = Field(
+    drop: list[Path] = Field(default=[], description="Fields that are removed, as paths.")
+    keep: list[Path] = Field(
         default=[], description="Fields that stay, as paths; all others are removed. Without any, all stay."
     )
-    set_: dict[str, Any] = Field(
+    set_: dict[Path, Any] = Field(
         default={},
         alias="set",
         description="Values by path, such as `.organisation.name: Acme`, in every record that has the object around the field.",
     )
-    rename: dict[str, str] = Field(
+    rename: dict[Path, Path] = Field(
         default={},
         description="New paths by old ones. Not for event and usage: what is delivered never changes its name.",
     )

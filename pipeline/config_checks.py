@@ -88,6 +88,8 @@ def _wrong_values(config: "PipelineConfig", record: type[msgspec.Struct]) -> Ite
         except InvalidPath as error:
             yield Problem(("rename", old), str(error))
             continue
+        if new in config.rename:
+            yield Problem(("rename", old), f"{new} is renamed itself; give each field a new name that none has")
         if source.inside or target.inside or source.type != target.type:
             reason = f"{old} and {new} do not hold the same; name a field that holds {described(source.kind)}"
             yield Problem(("rename", old), reason)

@@ -52,10 +52,15 @@ class Encryption:
                 self._tokens.append((field, key, BatchedTokens(algorithm, key, bound)))
             else:
                 together[rule.algorithm, rule.key].append(field)
+        self._clear = self._clearing(rules, record)
         self._blocks: list[tuple[list[_Field], Key, Encrypt]] = [
             (fields, keys.active(name), encryption(cast(BlockAlgorithm, algorithm), keys.active(name)))
             for (algorithm, name), fields in together.items()
         ]
+
+    def clear_added_fields(self, records: Sequence[Any]) -> int:
+        """Remove what a producer has put where rules put vectors, key ids and search tokens; return how many values that were."""
+        return sum(clear(filter(None, self._parents[owner](records))) for owner, clear in self._clear.items())
 
     def __call__(self, records: Sequence[Any], routes: Sequence[str]) -> list[tuple[int, Refused]]:
         """Encrypt the fields of these records in place; `routes` names the route of each.
@@ -84,6 +89,20 @@ class Encryption:
             bound = list(itertools.compress(bindings[field.bind], one.there)) if field.bind else None
             field.put(one, tokens.encrypt(one.plains, bound), ())
         return sorted(refused.items(), key=operator.itemgetter(0))
+
+    def _clearing(self, rules: Sequence[EncryptRule], record: type[msgspec.Struct]) -> dict[str, Callable[[Any], int]]:
+        """For each object that rules add fields to, a function that removes those from such objects, and counts."""
+        names: dict[str, list[str]] = defaultdict(list)
+        for rule in rules:
+            for path in rule.added_fields():
+                at = resolve(path, record)
+                names[_owner(at)].append(at.name)
+        found = {}
+        for owner, added in names.items():
+            lines = ["def clear(owners):", "    count = 0", "    for o in owners:"]
+            lines += [f"        if o.{name} is not UNSET: o.{name} = UNSET; count += 1" for name in added]
+            found[owner] = compiled("clear", [*lines, "    return count"], {})
+        return found
 
     def _compile(self, rule: EncryptRule, record: type[msgspec.Struct], keys: Keys) -> "_Field":
         at = resolve(rule.field, record)

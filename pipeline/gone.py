@@ -12,12 +12,14 @@ if TYPE_CHECKING:
 
 
 class Gone:
-    """What `drop`, `keep` and `redact` take. `problems` is what is wrong with the paths of the first two."""
+    """What `drop`, `keep`, `rename` and `redact` take. `problems` is what is wrong with the paths of the first two."""
 
     def __init__(self, config: "PipelineConfig", record: type[msgspec.Struct]) -> None:
         self.problems: list[Problem] = []
         self._dropped = self._named(config.drop, "drop", record)
         self._kept = self._named(config.keep, "keep", record)
+        self._names = config.rename
+        self._renamed = {old: parts(old) for old in config.rename}
         self._redacted = {rule.field: parts(rule.field) for rule in config.redact}
 
     def _named(self, paths: Sequence[str], stage: str, record: type[msgspec.Struct]) -> dict[str, Names]:
@@ -37,6 +39,9 @@ class Gone:
                 return f"{dropped} is dropped before; remove it from drop, or this"
         if self._kept and not any(touches(names, kept) for kept in self._kept.values()):
             return f"{path} is not among what is kept; add it to keep, or remove this"
+        for old, outer in self._renamed.items():
+            if touches(names, outer):
+                return f"{old} is renamed before; name what it is called then, {self._names[old]}"
         for field, outer in self._redacted.items():
             if redacted and touches(names, outer):
                 return f"{field} is redacted before; remove it from redact, or this"

@@ -180,6 +180,12 @@ class _Source:
             return self._by_type(at, v, {"text": f"{read} {sign} {wanted}"})
         if at.kind in ("integer", "double"):
             return f"{v} is not UNSET and {v} is not None and {v} {sign} {self._constant(value)}"
+        if leaf.op in (
+            "equal",
+            "not_equal",
+        ):  # a fraction is a Decimal or a float, and these two never equal each other
+            among = "in" if leaf.op == "equal" else "not in"
+            return self._by_type(at, v, {"number": f"{v} {among} {self._constant(_as_any(value))}"})
         return self._by_type(at, v, {"number": f"{v} {sign} {self._constant(_exact(value))}"})
 
     def _in(self, leaf: Condition, at: Location, v: str) -> str:
@@ -193,8 +199,7 @@ class _Source:
                 tests[family] = f"{v}.casefold() in" if leaf.ignore_case else f"{v} in"
                 tests[family] += f" {self._constant(texts)}"
             elif family == "number":
-                numbers = frozenset(map(_exact, values))
-                tests[family] = f"{v} in {self._constant(numbers | set(map(float, numbers)))}"
+                tests[family] = f"{v} in {self._constant(frozenset().union(*map(_as_any, values)))}"
             else:
                 tests[family] = f"{v} in {self._constant(frozenset(values))}"
         return self._by_type(at, v, tests)
@@ -217,6 +222,12 @@ def _exact(value: float) -> int | Decimal:
     return value if isinstance(value, int) else Decimal(repr(value))
 
 
+def _as_any(value: float) -> frozenset[Any]:
+    """A number in every type that may hold it."""
+    exact = _exact(value)
+    return frozenset({exact, float(exact)})
+
+
 def _empty(value: Any) -> bool:
     if isinstance(value, msgspec.Struct):
         return all(getattr(value, name) is UNSET for name in value.__struct_fields__)
@@ -229,8 +240,10 @@ def _holder(wanted: Any, ignore_case: bool) -> Callable[[list[Any]], bool]:
     if ignore_case:
         folded = wanted.casefold()
         return lambda items: any(isinstance(item, str) and item.casefold() == folded for item in items)
+    wanted_in = _as_any(wanted) if family == "number" else frozenset({wanted})
     return lambda items: any(
-        isinstance(item, str | int | float | Decimal) and family_of(item) == family and item == wanted for item in items
+        isinstance(item, str | int | float | Decimal) and family_of(item) == family and item in wanted_in
+        for item in items
     )
 
 

@@ -97,6 +97,14 @@ def parse(path: str) -> Names:
     return tuple(parts)
 
 
+def canonical(path: str) -> str:
+    """A path as `text` writes it; what is no path, as it is."""
+    try:
+        return text(parse(path))
+    except InvalidPath:
+        return path
+
+
 def parts(path: str) -> Names:
     """The parts of a path; of one that is none, a name that nothing has."""
     try:

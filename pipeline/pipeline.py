@@ -118,6 +118,8 @@ class Pipeline:
         positions, batch, routes = self._encrypt(positions, batch, routes, done)
         values = list(map(self._codec.encode, batch))
         positions, routes, values = self._hold_back_cards(positions, routes, values, batch, records, done)
+        if self._deduplicate is not None:
+            self._deduplicate.forget(records[position].offset for position, _ in done.dead)
         done.positions, done.routes, done.values = self._copy(positions, routes, values)
         return done
 
@@ -225,6 +227,8 @@ class Pipeline:
     def _encrypt(
         self, positions: Sequence[int], batch: list[Any], routes: list[str], done: Processed
     ) -> tuple[Sequence[int], list[Any], list[str]]:
+        if removed := self._encryption.clear_added_fields(batch):
+            done.drift["unknown-field"] += removed
         refused = self._encryption(batch, routes)
         if not refused:
             return positions, batch, routes
@@ -238,6 +242,7 @@ def _only_like_digits(config: PipelineConfig) -> list[str]:
     """Fields whose text may look like a card number by chance: ciphertext in hex, and hashes."""
     hexadecimal = [rule for rule in config.encrypt if rule.encoding == "hex"]
     paths = [path for rule in hexadecimal for path in (rule.field, rule.iv_field) if path]
+    paths += [rule.search_field for rule in config.encrypt if rule.search_field]
     return [*paths, *(rule.field for rule in config.redact if rule.by == "hash")]
 
 

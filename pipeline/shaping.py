@@ -1,6 +1,7 @@
 """Drop, keep, set and rename: which fields records have, changed in place for all records of a batch."""
 
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -103,6 +104,8 @@ def compile_rename(names: Mapping[str, str], record: type[msgspec.Struct]) -> Sh
 
 def fitting(value: Any, type_: Any) -> Any:
     """A value of a config, as a field of this type holds it; None stays None. Raises ValueError."""
+    if type(value) is float and isinstance(type_, type) and issubclass(type_, Decimal):
+        value = Decimal(repr(value))
     return None if value is None else msgspec.convert(value, type_, dec_hook=decoding_hook)
 
 

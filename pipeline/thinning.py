@@ -2,7 +2,7 @@
 
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -40,35 +40,48 @@ class Sample:
 
 
 class Deduplicate:
-    """Leaves out a record whose id was seen within the last `window` records that this process has taken. Raises InvalidPath.
+    """Leaves out a record whose id was seen before in its partition, among the last `window` ids of all. Raises InvalidPath.
 
     A record that is read again (after a rebalance) is none that was seen: ids are remembered with the offset of the first that
-    had them. Best effort: ids are forgotten when the process ends, and no process knows what another has seen. A record
-    that lacks one of the fields, or has null there, stays.
+    had them, so that the one that stays is the first of its partition whatever is read again. Best effort: ids are forgotten
+    when the process ends, and no process knows what another has seen. A record that lacks one of the fields, or has null
+    there, stays.
     """
 
     def __init__(self, rule: DeduplicateRule, record: type[msgspec.Struct]) -> None:
         self._window = rule.window
         self._ids = _ids(rule.by, record)
-        self._seen: OrderedDict[tuple[Any, ...], tuple[int, int]] = OrderedDict()
+        self._seen: OrderedDict[tuple[Any, ...], int] = OrderedDict()
+        """Partition and id → offset."""
+        self._latest: dict[int, tuple[Any, ...]] = {}
+        """Of the last batch: the offset of each record that stays → partition and id."""
 
     def __call__(
         self, partition: int, positions: Sequence[int], batch: Sequence[Any], raw: Sequence[Record]
     ) -> list[bool]:
         """Which records of a batch stay; `positions` are theirs in `raw`, which came from this partition."""
         seen, stays = self._seen, []
+        self._latest = {}
         for position, id_ in zip(positions, self._ids(batch), strict=True):
             if _lacks(id_):
                 stays.append(True)
                 continue
-            place = (partition, raw[position].offset)
-            first = seen.setdefault(id_, place)
-            if first[0] == partition and place < first:  # read again from before what was seen first
-                first = seen[id_] = place
-            stays.append(first == place)
+            offset, key = raw[position].offset, (partition, *id_)
+            if offset <= seen.setdefault(key, offset):  # the first, or read again from before what was first then
+                seen[key] = offset
+                self._latest[offset] = key
+                stays.append(True)
+            else:
+                stays.append(False)
         while len(seen) > self._window:
             seen.popitem(last=False)
         return stays
+
+    def forget(self, offsets: Iterable[int]) -> None:
+        """The records of the last batch at these offsets are not delivered: what comes after them with their id is no repeat."""
+        for offset in offsets:
+            if (key := self._latest.get(offset)) is not None and self._seen.get(key) == offset:
+                del self._seen[key]
 
 
 def _lacks(id_: tuple[Any, ...]) -> bool:

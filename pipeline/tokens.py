@@ -75,8 +75,7 @@ def open_token(algorithm: TokenAlgorithm, keys: Keys, name: str, bound: bytes, t
         plain = _CIPHERS[algorithm](key.material).decrypt(nonce, sealed, bound)
     except (binascii.Error, ValueError, InvalidTag):
         raise DecryptionFailed(
-            "the token was changed, belongs to another field, record or pipeline, or was made with another"
-            f" {key.name}/{key.id}"
+            f"the token was changed, belongs to another field, record or pipeline, or was made with another {key}"
         ) from None
     return as_text(plain, key)
 

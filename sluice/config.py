@@ -106,6 +106,10 @@ class GoldenTest(BaseModel):
         default=None,
         description="What leaves, all of it, encrypted fields in clear. Without it only the route is looked at.",
     )
+    encrypted: list[str] = Field(
+        default=[],
+        description="Fields of `value` that must not leave as they are there, as paths: those that rules encrypt.",
+    )
     error: dict[Literal["reason", "path"], str] | None = Field(
         default=None, description="Why it is a dead letter: `{reason: wrong-type, path: .id}`."
     )

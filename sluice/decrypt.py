@@ -17,7 +17,7 @@ from schemas.subjects import load
 from sluice.config import Config
 from sluice.config_rules import meant
 from sluice.exits import Exit, UserError
-from sluice.keys import loaded
+from sluice.keys import to_decrypt
 
 _GZIP = b"\x1f\x8b"
 _MOST_SAID = 20
@@ -36,7 +36,7 @@ def run(config: Config, pipeline: str | None, source: BinaryIO, out: BinaryIO) -
     Vectors and key ids are taken out, search tokens stay. A field that does not decrypt stays as it is, and is said on stderr:
     then UserError at the end. Blocks as `source` and `out` do. Raises OSError, and UserError for what is not there.
     """
-    undo = Decryption(config, _pipeline(config, pipeline), loaded(config))
+    undo = Decryption(config, _pipeline(config, pipeline), to_decrypt(config))
     failed = 0
     for number, line in enumerate(_lines(source), start=1):
         if not line.strip():
@@ -92,7 +92,7 @@ class _Field:
     def decrypt(self, record: dict[str, Any]) -> None:
         """Put the clear value back, in place. Does nothing where the field is not there. Raises _Undone, DecryptionFailed and
         UnknownKey."""
-        rule, value = self.rule, _at(record, self._path)
+        rule, value = self.rule, at(record, self._path)
         if value is None:
             return
         if not isinstance(value, str):
@@ -100,14 +100,16 @@ class _Field:
                 "holds no text, so it is not encrypted by this rule; check that the record is one of this pipeline"
             )
         vector, key_id = (
-            _text(_at(record, parse(path))) if path else None for path in (rule.iv_field, rule.key_id_field)
+            _text(at(record, parse(path))) if path else None for path in (rule.iv_field, rule.key_id_field)
         )
-        bound = [_at(record, parse(path)) for path in rule.bind]
+        if not rule.is_token and key_id is None and rule.key not in self._keys:
+            raise _Undone(f"the key {rule.key} is not at hand; get it from who keeps it")
+        bound = [at(record, parse(path)) for path in rule.bind]
         clear = decrypt_field(rule, self._pipeline, self._keys, value, vector, key_id, bound)
-        parent = cast(dict[str, Any], _at(record, self._path[:-1]))
+        parent = cast(dict[str, Any], at(record, self._path[:-1]))
         parent[cast(str, self._path[-1])] = clear if self._is_text else _read(clear)
         for path in self._added:
-            beside = _at(record, path[:-1])
+            beside = at(record, path[:-1])
             if isinstance(beside, dict):
                 beside.pop(path[-1], None)
 
@@ -151,7 +153,7 @@ class _Joined:
         return head + self._rest.read(max(0, size - len(head)) if size >= 0 else -1)
 
 
-def _at(record: Any, path: Names) -> Any:
+def at(record: Any, path: Names) -> Any:
     """What is at a path, None where nothing is."""
     for name in path:
         record = record.get(name) if isinstance(record, dict) else None

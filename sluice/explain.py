@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.text import Text
 
 from pipeline.config import PipelineConfig
-from pipeline.paths import Names, text
+from pipeline.paths import Names, parse, text
 from pipeline.pipeline import Pipeline
-from schemas.masking import Mask
+from schemas.masking import Mask, without_numbers
 from schemas.subjects import load
 from sluice.config import Config
 from sluice.trial import Line, lines, pipeline_of, prepared
@@ -47,7 +47,8 @@ def run(config: Config, name: str, source: BinaryIO, references: Sequence[str]) 
     console = Console(highlight=False, soft_wrap=True)
     used = [stage for stage in STAGES if getattr(settings, stage) != _NONE[stage]]
     ways = [make(_until(settings, used[:count])) for count in range(len(used) + 1)]
-    secret = [tuple(map(str, rule.field[1:].split("."))) for rule in settings.encrypt]
+    hidden = [rule.field for rule in settings.encrypt] + [rule.field for rule in settings.redact]
+    secret = [tuple(map(str, parse(path))) for path in hidden]
     mask = Mask(load(settings.subject).fields, secret)
     for line in lines(source, config.kafka.max_message_bytes):
         console.print(Text(f"record {line.offset + 1}", "bold"))
@@ -71,6 +72,8 @@ def _until(config: PipelineConfig, stages: list[str]) -> PipelineConfig:
 
 
 def _way(made: Pipeline, line: Line, mask: Mask) -> _Way:
+    if line.too_large:
+        return _Way(None, None, None, "dead letter: too-large", "")
     done = made.process([line])
     drift = ", ".join(f"{kind} {count}" for kind, count in sorted(done.drift.items()))
     if done.dead:
@@ -103,11 +106,16 @@ def _differences(before: Any, after: Any, was: Any, now: Any, names: Names) -> I
                 (*names, name),
             )
     elif before is _MISSING:
-        yield "+", f"{text(names)}  {_shown(now)}"
+        yield "+", f"{_path(names)}  {_shown(now)}"
     elif after is _MISSING:
-        yield "-", f"{text(names)}  {_shown(was)}"
+        yield "-", f"{_path(names)}  {_shown(was)}"
     elif before != after:
-        yield "~", f"{text(names)}  {_shown(was)} → {_shown(now)}"
+        yield "~", f"{_path(names)}  {_shown(was)} → {_shown(now)}"
+
+
+def _path(names: Names) -> str:
+    """A path; keys of open fields may be anything."""
+    return without_numbers(text(names))
 
 
 def _below(shown: Any, name: str) -> Any:

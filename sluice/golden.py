@@ -9,10 +9,10 @@ import msgspec
 
 from pipeline.enrichment import Tables
 from pipeline.keys import Keys, UnknownKey
-from pipeline.paths import text
+from pipeline.paths import parse, text
 from pipeline.pipeline import Pipeline
 from sluice.config import Config, GoldenTest
-from sluice.decrypt import Decryption
+from sluice.decrypt import Decryption, at
 from sluice.trial import Line
 
 _read = msgspec.json.Decoder(float_hook=Decimal).decode
@@ -34,6 +34,8 @@ def failures(config: Config, keys: Keys) -> Iterator[str]:
 def _failures(config: Config, test: GoldenTest, keys: Keys) -> Iterator[str]:
     tables = Tables()
     for name, entries in test.reference.items():
+        if name not in config.reference:
+            yield f"there is no reference {name}; name one of {', '.join(config.reference) or 'none'}"
         for entry in entries:
             tables.apply(name, str(entry.get("id")).encode(), _bytes(entry))
     made = Pipeline(test.pipeline, config.pipelines[test.pipeline], keys, tables)
@@ -49,6 +51,9 @@ def _failures(config: Config, test: GoldenTest, keys: Keys) -> Iterator[str]:
             yield f"it is refused as {refused or 'nothing'}, not as {' at '.join(test.error.values())}"
     if test.value is not None:
         value = _read(done.values[0]) if done.values else {}
+        for path in test.encrypted:
+            if at(value, parse(path)) == at(_read(_bytes(test.value)), parse(path)):
+                yield f"{path} is not encrypted"
         yield from Decryption(config, test.pipeline, keys)(value)
         yield from _differences(value, _read(_bytes(test.value)), ())
 

@@ -92,6 +92,24 @@ def loaded(config: Config, names: Sequence[str] | None = None) -> Keys:
     return source.keys
 
 
+def to_decrypt(config: Config) -> Keys:
+    """All keys that are at hand, whatever the rules ask for; of AWS KMS those that are asked for one by one. May block.
+
+    Raises UserError.
+    """
+    in_kms = config.keys is not None and config.keys.provider == "aws-kms"
+    source = source_of(config, ()) if not in_kms else _unwrapping(config)
+    opened(config, source)
+    return source.keys
+
+
+def _unwrapping(config: Config) -> Source:
+    """Data keys that are read and never drawn: who decrypts needs no right to make new ones."""
+    assert config.keys is not None, "provider aws-kms is said in `keys`"
+    keep_memory_private()
+    return DataKeys(config.keys, {})
+
+
 def opened(config: Config, source: Source) -> None:
     """Open a source. May block. Raises UserError, with exit code 69 if it may work later."""
     try:

@@ -10,6 +10,8 @@ import msgspec
 from stream.notes import parsed
 from stream.records import Record
 
+OWN_HEADERS = "sluice-"
+"""What names of headers begin with that Sluice writes; those that a producer writes are removed."""
 ID_HEADER = "sluice-id"
 PLAN_HEADER = "sluice-plan"
 PLANS = 16

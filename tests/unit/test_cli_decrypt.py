@@ -123,6 +123,24 @@ def test_a_retired_key_is_named(config: Config, tmp_path: Path, capsys: pytest.C
     assert ".transaction.cc.cc_number: there is no version '1' of key 'a'; put it back" in capsys.readouterr().err
 
 
+def test_who_holds_some_of_the_keys_gets_what_they_open(
+    config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = b"\n".join(encrypted(config, SALE))
+    file = tmp_path / "keys.yaml"
+    content = yaml.safe_load(file.read_text())
+    file.unlink()
+    file.write_text(yaml.safe_dump({"b": content["b"]}))
+    file.chmod(0o400)
+    out = io.BytesIO()
+    with pytest.raises(UserError):
+        decrypt.run(config, None, io.BytesIO(lines), out)
+    assert json.loads(out.getvalue())["user"] == SALE["user"]
+    said = capsys.readouterr().err
+    assert ".transaction.cc.cc_number: there is no version '1' of key 'a'" in said
+    assert "keys new" not in said
+
+
 def test_which_pipeline_is_said_or_the_only_one(config: Config) -> None:
     with pytest.raises(UserError, match=r"there is no pipeline event .did you mean events"):
         run(config, b"", "event")

@@ -72,6 +72,26 @@ def test_each_stage_says_what_it_did(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert fourth[1].split() == ["decode", "✗", "dead", "letter:", "wrong-type", "at", ".id"]
 
 
+def test_keys_of_open_fields_are_masked_and_so_is_what_is_redacted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline = {
+        "from": "raw",
+        "schema": "event",
+        "keep": [".id", ".detail.a", ".endpoint"],
+        "redact": [{"field": ".endpoint.name", "with": "mask"}],
+    }
+    (tmp_path / "config.yaml").write_text(
+        yaml.safe_dump({"kafka": {"brokers": ["b:1"]}, "pipelines": {"events": pipeline}})
+    )
+    record = {"id": 1, "detail": {CARD: 1, "a": 2}, "endpoint": {"name": "Mrs. Secret"}}
+    run(load(tmp_path / "config.yaml"), "events", io.BytesIO(json.dumps(record).encode()), [])
+    out = capsys.readouterr().out
+    assert "digits>" in out
+    assert CARD not in out
+    assert "Secret" not in out
+
+
 def test_every_stage_of_a_pipeline_is_explained() -> None:
     from pipeline.config import PipelineConfig  # noqa: PLC0415  # beside what it is compared with
 

@@ -162,10 +162,55 @@ def test_deduplicate_leaves_out_what_was_seen_but_never_what_is_read_again() -> 
     assert done.left_out["deduplicate"] == 1
     again = process(made, one, two, one, none, none)
     assert list(again.positions) == [0, 1, 3, 4], "the same records, read again, were taken for repeats"
-    assert list(process(made, one, start=9, partition=1).positions) == []
+    assert list(process(made, one, start=9, partition=1).positions) == [0], "another partition has ids of its own"
     others = [{"id": n, "device": {"id": "a"}} for n in (5, 6, 7)]
     process(made, *others, start=20)
     assert list(process(made, one, start=30).positions) == [0], "the window did not move on"
+
+
+def test_a_record_that_is_refused_does_not_take_the_place_of_the_good_one() -> None:
+    made = pipeline(deduplicate={"by": [".id"]}, encrypt=[{"field": ".transaction.cc.cc_number", "key": "names"}])
+    bad, good = {"id": 1, "transaction": {"cc": {}}}, {"id": 1, "transaction": {"cc": {"cc_number": "4111"}}}
+    assert process(made, bad, start=5).dead
+    assert list(process(made, good, start=6).positions) == [0]
+    assert list(process(made, good, start=7).positions) == []
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 1), st.integers(0, 3)), min_size=1, max_size=25),
+    st.lists(st.integers(0, 25), min_size=2, max_size=2),
+    st.integers(0, 25),
+)
+def test_every_id_of_a_partition_reaches_a_reader_whenever_a_worker_crashes(
+    sent: list[tuple[int, int]], settled: list[int], crash: int
+) -> None:
+    """Records (partition, id) come in this order; the worker dies after some, with less of each partition settled than it had
+    written; its heir goes on from there. A reader drops what is not above the offset it saw last.
+    """
+    logs: list[list[int]] = [[], []]
+    order = []
+    for partition, id_ in sent:
+        order.append((partition, len(logs[partition])))
+        logs[partition].append(id_)
+    read: list[list[int]] = [[], []]
+    highest = [-1, -1]
+
+    def work(made: Pipeline, partition: int, offset: int) -> None:
+        done = process(made, {"id": logs[partition][offset]}, start=offset, partition=partition)
+        if list(done.positions) and offset > highest[partition]:
+            highest[partition] = offset
+            read[partition].append(logs[partition][offset])
+
+    first = pipeline(deduplicate={"by": [".id"], "window": 1000})
+    for partition, offset in order[:crash]:
+        work(first, partition, offset)
+    heir = pipeline(deduplicate={"by": [".id"], "window": 1000})
+    for partition in (1, 0):
+        written = sum(one == partition for one, _ in order[:crash])
+        for offset in range(min(settled[partition], written), len(logs[partition])):
+            work(heir, partition, offset)
+    for partition in (0, 1):
+        assert set(read[partition]) == set(logs[partition])
 
 
 @given(st.lists(st.integers(0, 6), max_size=40), st.integers(0, 40))
@@ -258,3 +303,42 @@ def test_what_decides_about_a_record_must_be_there_and_steady() -> None:
     assert "name a field that holds" in found["deduplicate.by.1"]
     assert "not among what is kept" in found["routes.a.0.field"]
     assert "not among what is kept" in found["encrypt.0.field"]
+
+
+def test_a_path_is_the_same_however_it_is_written() -> None:
+    quoted = '.transaction.cc["cc_number_iv"]'
+    rules = [
+        {"field": f".transaction.cc.{name}", "key": "names", "algorithm": "AES-256-CFB", "iv_field": path}
+        for name, path in (("cc_number", quoted), ("cc_exp", ".transaction.cc.cc_number_iv"))
+    ]
+    assert "is an iv_field already" in problems(encrypt=rules)["encrypt.1.iv_field"]
+    made = pipeline(encrypt=[{"field": '["transaction"]["cc"].cc_number', "key": "names"}])
+    (_, why), *_ = process(made, {"transaction": {"cc": {"cc_number": 4111}}}).dead
+    assert (why.reason, why.path) == ("card-field-not-a-string", ".transaction.cc.cc_number")
+
+
+def test_a_renamed_field_is_gone_for_what_comes_after() -> None:
+    found = problems(
+        schema="sim",
+        rename={".iccid": ".msisdn"},
+        redact=[{"field": ".iccid", "with": "mask"}],
+        encrypt=[{"field": ".iccid", "key": "names"}],
+    )
+    assert "is renamed before" in found["redact.0.field"]
+    assert "is renamed before" in found["encrypt.0.field"]
+    swapped = problems(schema="sim", rename={".iccid": ".msisdn", ".msisdn": ".iccid"})
+    assert all("is renamed itself" in swapped[f"rename.{path}"] for path in (".iccid", ".msisdn"))
+
+
+def test_set_gives_decimals_their_fractions() -> None:
+    made = pipeline(schema="usage", set={".cost": 0.1})
+    assert process(made, {"id": 1}).values == [b'{"id":1,"cost":0.1}']
+
+
+@pytest.mark.parametrize("op", ["equal", "in", "contains"])
+@pytest.mark.parametrize("field", [".device.location", ".detail.l"])
+def test_fractions_are_equal_in_lists_and_open_fields(op: str, field: str) -> None:
+    at = field if op == "contains" else f"{field}[0]"
+    routes = {"a": [{"field": at, "op": op, "value": [48.1] if op == "in" else 48.1}]}
+    done = process(pipeline(routes=routes), {"device": {"location": [48.1, 2]}, "detail": {"l": [48.1]}}, {})
+    assert done.routes == ["a", "unmatched"]
