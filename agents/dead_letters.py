@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from agents.key_outage import until_usable
 from pipeline.dead_letters import Sealer, letter_headers
 from schemas.refused import Refused
 from stream import metrics
@@ -23,9 +24,10 @@ class DeadLetterDesk:
         self._sealer = sealer
 
     async def send(self, topic: str, partition: int, letters: Sequence[tuple[Record, Refused]], stage: str) -> None:
-        """Seal and send; return when all are acknowledged. Raises ProduceRefused."""
+        """Seal and send; return when all are acknowledged. Raises ProduceRefused and KeysAway."""
         if not letters:
             return
+        await until_usable(self._sealer.keys)
         largest = self._outbox.max_record_bytes - HEADER_BYTES
         packed: list[Packed] = [
             (

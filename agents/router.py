@@ -10,8 +10,10 @@ from aiokafka import TopicPartition
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from agents.dead_letters import DeadLetterDesk
+from agents.key_outage import until_usable
 from agents.schema_ids import SchemaIds
 from pipeline.dead_letters import retry_headers
+from pipeline.keys import Keys
 from pipeline.pipeline import Pipeline, Processed
 from schemas.refused import Refused
 from stream import metrics
@@ -58,6 +60,7 @@ class Router:
         outbox: Outbox,
         dead_letters: DeadLetterDesk,
         schema_ids: SchemaIds,
+        keys: Keys,
     ) -> None:
         self._name = name
         self._kafka = kafka
@@ -65,6 +68,7 @@ class Router:
         self._outbox = outbox
         self._dead_letters = dead_letters
         self._schema_ids = schema_ids
+        self._keys = keys
         self._plan_hash = pipeline.plan_hash()
         self._topics = {route: f"{name}.{route}" for route in pipeline.routes}
         self._last_epochs: dict[TopicPartition, int] = {}
@@ -90,7 +94,7 @@ class Router:
         return {}
 
     async def work(self, partition: Partition) -> None:
-        """Runs from the assignment of a partition to its end. Raises ProduceRefused: the process ends."""
+        """Runs from the assignment of a partition to its end. Raises ProduceRefused and KeysAway: the process ends."""
         if not await self._until_counterparts(partition):
             return
         note, plan = await self._adopt_plan(partition)
@@ -98,6 +102,8 @@ class Router:
         async with asyncio.TaskGroup() as group:
             sending: asyncio.Task[None] | None = None
             async for batch in partition:
+                if not await until_usable(self._keys, partition.pause):
+                    return
                 span = partition.begin(batch.end)
                 while isinstance(outgoing := await self._in_turn(batch, plan), frozenset):
                     if not await self._schema_ids.learn(partition, outgoing):
@@ -143,7 +149,7 @@ class Router:
     def _outgoing(self, batch: RecordBatch, plan: bytes) -> _Outgoing | frozenset[int]:
         """Process a batch, pack what is routed, and add to its dead letters those that fit no topic. Or the schema ids in it that
         have to be asked for first."""
-        processed = self._pipeline.process(batch.records)
+        processed = self._pipeline.process(batch.records, batch.partition)
         if self._pipeline.writers.wanted:
             return frozenset(self._pipeline.writers.wanted)
         self._count(batch, processed)
@@ -185,3 +191,9 @@ class Router:
             metrics.DRIFT.labels(self._name, kind).inc(count)
         for reference, count in processed.unknown.items():
             metrics.UNKNOWN_REFERENCES.labels(self._name, reference).inc(count)
+        for stage, count in processed.left_out.items():
+            metrics.LEFT_OUT.labels(self._name, stage).inc(count)
+        if processed.cards:
+            metrics.CARDS_IN_CLEAR.labels(self._name).inc(processed.cards)
+        if processed.unlike:
+            metrics.UNLIKE.labels(self._name).inc(processed.unlike)

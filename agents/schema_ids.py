@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 
 from agents.pauses import Pauses
-from schemas.registry import ANSWER_SECONDS, Breaks, Registry, RegistryUnavailable
+from schemas.registry import ANSWER_SECONDS, Breaks, Registry, RegistryUnavailable, Unusable
 from schemas.writers import Writers
 from stream.assignment import Partition
 
@@ -31,7 +31,7 @@ class SchemaIds:
         self._given_up: set[int] = set()
 
     async def learn(self, partition: Partition, wanted: Iterable[int]) -> bool:
-        """Ask until the registry has said of each id what it means, or that it does not have it. While the registry is away the
+        """Ask until the registry has said of each id what it means, or that it has nothing that can be used. While it is away the
         partition waits; the others, and records with ids that are known, go on. False when the partition ended before.
         """
         pauses, deadline = Pauses(), time.monotonic() + PATIENCE_SECONDS
@@ -39,9 +39,18 @@ class SchemaIds:
             try:
                 for number in sorted(unknown):
                     partition.expect(ANSWER_SECONDS)
-                    schema = await self._registry.schema(number)
-                    if schema is not None or number in self._given_up or time.monotonic() >= deadline:
-                        self._settle(number, schema)
+                    try:
+                        schema = await self._registry.schema(number)
+                    except Unusable as why:
+                        self._give_up(number, str(why))
+                        continue
+                    if schema is None:
+                        if number in self._given_up or time.monotonic() >= deadline:
+                            self._give_up(number, "is in no registry that was asked")
+                    elif self._writers.learn(number, schema):
+                        self._given_up.discard(number)
+                    else:
+                        self._give_up(number, "is no valid Avro; correct and register it anew")
             except (RegistryUnavailable, Breaks) as error:
                 if pauses.worth_saying():
                     log.warning("%s: %s/%d waits for schema %d: %s.", self._name, partition.topic, partition.number,
@@ -52,16 +61,12 @@ class SchemaIds:
                 return False
         return True
 
-    def _settle(self, number: int, schema: object) -> None:
-        self._writers.learn(number, schema)
-        if schema is None:
-            if number not in self._given_up:
-                log.warning(
-                    "%s: schema %d is in no registry that was asked; its records are dead letters.", self._name, number
-                )
-            if len(self._given_up) >= MOST_GIVEN_UP:
-                self._given_up.clear()
-            self._given_up.add(number)
-            asyncio.get_running_loop().call_later(FORGET_SECONDS, self._writers.forget, number)
-        else:
-            self._given_up.discard(number)
+    def _give_up(self, number: int, why: str) -> None:
+        """Records with this id are dead letters until it is asked for again. Said once."""
+        self._writers.learn(number, None)
+        if number not in self._given_up:
+            log.warning("%s: schema %d %s. Its records are dead letters.", self._name, number, why)
+        if len(self._given_up) >= MOST_GIVEN_UP:
+            self._given_up.clear()
+        self._given_up.add(number)
+        asyncio.get_running_loop().call_later(FORGET_SECONDS, self._writers.forget, number)

@@ -1,26 +1,36 @@
-"""AES over many short values at once, and one at a time back."""
+"""AES over many short values at once: ciphertexts with vectors of their own, as openssl and Vector write them.
+
+Nobody can tell whether such a value was changed: that is what pipeline/tokens.py is for.
+"""
 
 import binascii
 import functools
 import os
 import struct
-from base64 import b64decode, urlsafe_b64decode
-from binascii import b2a_base64
-from collections.abc import Sequence
+from base64 import b64decode
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.decrepit.ciphers.modes import CFB
+from cryptography.hazmat.decrepit.ciphers.modes import CFB, OFB
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.modes import CBC, CTR, ECB
+from cryptography.hazmat.primitives.padding import PKCS7
 
-from pipeline.keys import Key, Keys
+from pipeline.keys import Key
 
+BlockAlgorithm = Literal[
+    "AES-128-CFB", "AES-192-CFB", "AES-256-CFB",
+    "AES-128-OFB", "AES-192-OFB", "AES-256-OFB",
+    "AES-128-CTR", "AES-192-CTR", "AES-256-CTR",
+    "AES-128-CBC-PKCS7", "AES-192-CBC-PKCS7", "AES-256-CBC-PKCS7",
+]  # fmt: skip
+BLOCK_ALGORITHMS: tuple[BlockAlgorithm, ...] = get_args(BlockAlgorithm)
 BLOCK = 16
-NONCE = 12
-TOKEN = ("enc", "v1", "AES-256-GCM")
-"""What every token of AES-256-GCM begins with; key id, nonce and ciphertext follow. The parts are joined by colons."""
 
-_URL_SAFE = bytes.maketrans(b"+/", b"-_")
+Encrypt = Callable[[Sequence[bytes]], tuple[Sequence[bytes], Sequence[bytes]]]
+"""Ciphertexts of these values, and for each a vector of 16 bytes that was never used before."""
+
+_MODES: dict[str, Any] = {"CFB": CFB, "OFB": OFB, "CTR": CTR, "CBC-PKCS7": CBC}
 _PIECES = [f"{BLOCK}x{size}s{BLOCK - size}x" for size in range(BLOCK + 1)]
 
 
@@ -28,8 +38,16 @@ class DecryptionFailed(ValueError):
     """A value that does not decrypt. The text says which of form, key or seal is wrong, and holds no value."""
 
 
+def encryption(algorithm: BlockAlgorithm, key: Key) -> Encrypt:
+    """The algorithm with this key, for batches of values. CTR counts as NIST SP 800-38A does, all 128 bits from the right."""
+    _, _, mode = algorithm.split("-", 2)
+    if mode == "CFB":
+        return BatchedCfb(key).encrypt
+    return functools.partial({"OFB": _ofb, "CTR": _ctr, "CBC-PKCS7": _cbc}[mode], _blocks_of(key))
+
+
 class BatchedCfb:
-    """AES-256-CFB with segments of 128 bits, for a batch of values in one call of the cipher for each block.
+    """AES in CFB with segments of 128 bits, for a batch of values in one call of the cipher for each block.
 
     CFB encrypts a block as `plain ^ AES(block of ciphertext before it)`, and decrypts it with the same formula over what it is
     given. So a *de*cryptor that is fed [vector, plain, vector, plain, ...] yields the first block of every value, AES and
@@ -70,35 +88,8 @@ class BatchedCfb:
         return struct.Struct("".join(map(_PIECES.__getitem__, sizes))).unpack(memoryview(fed)[: 2 * BLOCK * count])
 
 
-class BatchedGcm:
-    """AES-256-GCM for the values of one field: a token each, with a random nonce of 12 bytes.
-
-    A key is good for 2^32 tokens by NIST SP 800-38D; rotate it long before that.
-    """
-
-    def __init__(self, key: Key, bound: bytes) -> None:
-        self._encrypt = AESGCM(key.material).encrypt
-        self._bound = bound
-        self._head = ":".join((*TOKEN, key.id, ""))
-
-    def encrypt(self, plains: Sequence[bytes]) -> list[str]:
-        """Tokens `enc:v1:AES-256-GCM:<key id>:<nonce>:<ciphertext and tag>`, the last two in base64url without padding."""
-        encrypt, bound, head = self._encrypt, self._bound, self._head
-        drawn = os.urandom(NONCE * len(plains))
-        nonces = [drawn[start : start + NONCE] for start in range(0, len(drawn), NONCE)]
-        sealed = [encrypt(nonce, plain, bound) for nonce, plain in zip(nonces, plains, strict=True)]
-        texts = _url_safe(sealed)
-        return [f"{head}{nonce}:{text}" for nonce, text in zip(_url_safe(nonces), texts, strict=True)]
-
-
-def binding(pipeline: str, path: str) -> bytes:
-    """What a token is bound to: it decrypts only as this field of this pipeline. Each part is preceded by its length."""
-    parts = [part.encode() for part in (*TOKEN, pipeline, path)]
-    return b"".join(len(part).to_bytes(2, "big") + part for part in parts)
-
-
-def cfb_decrypt(key: Key, value: str, vector: str, encoding: str) -> str:
-    """The text that AES-256-CFB made `value` of. Raises DecryptionFailed."""
+def decrypt(algorithm: BlockAlgorithm, key: Key, value: str, vector: str, encoding: str) -> str:
+    """The text that the algorithm made `value` of. Raises DecryptionFailed; a wrong key mostly yields nonsense instead."""
     read = bytes.fromhex if encoding == "hex" else functools.partial(b64decode, validate=True)
     try:
         ciphertext, block = read(value), read(vector)
@@ -110,36 +101,98 @@ def cfb_decrypt(key: Key, value: str, vector: str, encoding: str) -> str:
         raise DecryptionFailed(
             f"the vector has {len(block)} bytes instead of {BLOCK}; check that it belongs to the value"
         )
-    decryptor = Cipher(algorithms.AES(key.material), CFB(block)).decryptor()
-    return _as_text(decryptor.update(ciphertext) + decryptor.finalize(), key)
-
-
-def gcm_decrypt(keys: Keys, name: str, bound: bytes, token: str) -> str:
-    """The text that is in a token. Raises UnknownKey and DecryptionFailed."""
-    parts = token.split(":")
-    if len(parts) != len(TOKEN) + 3 or tuple(parts[: len(TOKEN)]) != TOKEN:
-        raise DecryptionFailed(f"no token of {TOKEN[-1]}; check which rule wrote the value")
-    key = keys.find(name, parts[-3])
+    mode = algorithm.split("-", 2)[2]
+    decryptor = Cipher(algorithms.AES(key.material), _MODES[mode](block)).decryptor()
     try:
-        nonce, sealed = (urlsafe_b64decode(part + "=" * (-len(part) % 4)) for part in parts[-2:])
-        plain = AESGCM(key.material).decrypt(nonce, sealed, bound)
-    except (binascii.Error, ValueError, InvalidTag):
+        plain = decryptor.update(ciphertext) + decryptor.finalize()
+        if mode == "CBC-PKCS7":
+            unpadder = PKCS7(8 * BLOCK).unpadder()
+            plain = unpadder.update(plain) + unpadder.finalize()
+    except ValueError:
         raise DecryptionFailed(
-            f"the token was changed, belongs to another field or pipeline, or was made with another {key.name}/{key.id}"
+            f"the value is cut off, or {key.name}/{key.id} is the wrong key; check that value, vector and key belong together"
         ) from None
-    return _as_text(plain, key)
+    return as_text(plain, key)
 
 
-def _as_text(plain: bytes, key: Key) -> str:
+def as_text(plain: bytes, key: Key) -> str:
+    """Bytes that came out of a cipher, as text. Raises DecryptionFailed."""
     try:
         return plain.decode()
     except UnicodeDecodeError:
         raise DecryptionFailed(f"no text comes out; {key.name}/{key.id} is probably the wrong key version") from None
 
 
-def _url_safe(values: Sequence[bytes]) -> Sequence[str]:
-    lines = b"".join(map(b2a_base64, values)).translate(_URL_SAFE, b"=")
-    return lines.decode().split("\n")[:-1]
+# OFB, CTR and CBC with a function that enciphers blocks one by one.
+
+
+def _blocks_of(key: Key) -> Callable[[bytes], bytes]:
+    return Cipher(algorithms.AES(key.material), ECB()).encryptor().update  # noqa: S305  # the modes below are built on it
+
+
+def _vectors(count: int) -> list[bytes]:
+    return _cut(os.urandom(BLOCK * count), [BLOCK] * count)
+
+
+def _ofb(cipher: Callable[[bytes], bytes], plains: Sequence[bytes]) -> tuple[list[bytes], list[bytes]]:
+    vectors = _vectors(len(plains))
+    streams = [b""] * len(plains)
+    before = vectors
+    going_on = [number for number, plain in enumerate(plains) if plain]
+    while going_on:
+        blocks = _cut(cipher(b"".join([before[number] for number in going_on])), [BLOCK] * len(going_on))
+        before = list(before)
+        for number, block in zip(going_on, blocks, strict=True):
+            before[number] = block
+            streams[number] += block
+        going_on = [number for number in going_on if len(streams[number]) < len(plains[number])]
+    return _xor(plains, streams), vectors
+
+
+def _ctr(cipher: Callable[[bytes], bytes], plains: Sequence[bytes]) -> tuple[list[bytes], list[bytes]]:
+    vectors = _vectors(len(plains))
+    counts = [-(-len(plain) // BLOCK) for plain in plains]
+    counters = [
+        ((int.from_bytes(vector) + number) % 2**128).to_bytes(BLOCK)
+        for vector, count in zip(vectors, counts, strict=True)
+        for number in range(count)
+    ]
+    return _xor(plains, _cut(cipher(b"".join(counters)), [BLOCK * count for count in counts])), vectors
+
+
+def _cbc(cipher: Callable[[bytes], bytes], plains: Sequence[bytes]) -> tuple[list[bytes], list[bytes]]:
+    vectors = _vectors(len(plains))
+    padded = [plain + bytes([BLOCK - len(plain) % BLOCK]) * (BLOCK - len(plain) % BLOCK) for plain in plains]
+    ciphertexts = [b""] * len(plains)
+    before = list(vectors)
+    going_on: Sequence[int] = range(len(plains))
+    start = 0
+    while going_on:
+        mixed = _xor(
+            [padded[number][start : start + BLOCK] for number in going_on], [before[number] for number in going_on]
+        )
+        for number, block in zip(going_on, _cut(cipher(b"".join(mixed)), [BLOCK] * len(mixed)), strict=True):
+            before[number] = block
+            ciphertexts[number] += block
+        start += BLOCK
+        going_on = [number for number in going_on if len(padded[number]) > start]
+    return ciphertexts, vectors
+
+
+def _xor(ones: Sequence[bytes], others: Sequence[bytes]) -> list[bytes]:
+    """Each of the ones XOR the beginning of its other, in one operation on one large number."""
+    sizes = list(map(len, ones))
+    joined = b"".join(ones)
+    mask = b"".join([other[:size] for other, size in zip(others, sizes, strict=True)])
+    return _cut((int.from_bytes(joined) ^ int.from_bytes(mask)).to_bytes(len(joined)), sizes)
+
+
+def _cut(joined: bytes, sizes: Sequence[int]) -> list[bytes]:
+    pieces, start = [], 0
+    for size in sizes:
+        pieces.append(joined[start : start + size])
+        start += size
+    return pieces
 
 
 def _rounded(count: int) -> int:

@@ -1,27 +1,26 @@
 """Conditions on a record, compiled into one Python function: which route it takes, which streams want it.
 
-A comparison of unlike types is false, and so is every comparison with what is null or absent, `not_equal` too: write
-`not: {equal}` for "anything else". true and false are no numbers. `exists` is true for null, which is there. Texts compare
-by code point, case counts.
+A comparison of unlike types is false, and counted; every comparison with what is null or absent is false, `not_equal` too:
+write `not: {equal}` for "anything else". true and false are no numbers. `exists` is true for null, which is there. Texts
+compare by code point; case counts unless `ignore_case` says otherwise. `is_empty` is true for a text, a list or an object
+that holds nothing.
 """
 
-import functools
 import ipaddress
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from decimal import Decimal
-from typing import Any, Literal, Self, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, Self
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pipeline.paths import InvalidPath, Kind, Loads, Location, Problem, compiled, described, resolve
-from pipeline.patterns import InvalidPattern, longest, matcher
+from pipeline.paths import InvalidPath, Kind, Location, Problem, described, resolve
+from pipeline.patterns import InvalidPattern, longest
 
 Operator = Literal[
     "equal", "not_equal", "greater", "greater_or_equal", "less", "less_or_equal",
     "contains", "starts_with", "ends_with", "matches", "in", "in_cidr",
-    "exists", "is_null", "is_number", "is_string", "is_boolean",
+    "exists", "is_null", "is_number", "is_string", "is_boolean", "is_array", "is_object", "is_empty",
 ]  # fmt: skip
 
 MOST_LEVELS = 20
@@ -30,37 +29,16 @@ MOST_LEVELS = 20
 UNMATCHED = "unmatched"
 """The route of a record that no other takes."""
 
-Record = TypeVar("Record", bound=msgspec.Struct)
+Match = Literal["first", "all"]
 Family = Literal["text", "number", "boolean"]
 
-_NO_VALUE = frozenset({"exists", "is_null", "is_number", "is_string", "is_boolean"})
-_ORDER = {
-    "equal": "==",
-    "not_equal": "!=",
-    "greater": ">",
-    "greater_or_equal": ">=",
-    "less": "<",
-    "less_or_equal": "<=",
-}
+NO_VALUE = frozenset({"exists", "is_null", "is_number", "is_string", "is_boolean", "is_array", "is_object", "is_empty"})
+_CASELESS = frozenset({"equal", "not_equal", "contains", "starts_with", "ends_with", "matches", "in"})
 _TEXT_ONLY = frozenset({"starts_with", "ends_with", "matches", "in_cidr"})
 _FAMILY: dict[Kind, Family] = {
     "string": "text", "integer": "number", "double": "number", "decimal": "number", "boolean": "boolean"
 }  # fmt: skip
 _WORDS: dict[Family, str] = {"text": "text", "number": "a number", "boolean": "true or false"}
-_TESTS = {
-    "exists": "{v} is not UNSET",
-    "is_null": "{v} is None",
-    "is_number": "type({v}) in NUMBERS",
-    "is_string": "type({v}) is str",
-    "is_boolean": "{v} is True or {v} is False",
-    "contains": "type({v}) is list and holds({v}, {c})",
-    "contains_text": "type({v}) is str and {c} in {v} or type({v}) is list and holds({v}, {c})",
-    "starts_with": "type({v}) is str and {v}.startswith({c})",
-    "ends_with": "type({v}) is str and {v}.endswith({c})",
-    "matches": "type({v}) is str and {c}({v})",
-    "in_cidr": "type({v}) is str and {c}({v})",
-}
-_NUMBERS = frozenset({int, float, Decimal})
 
 
 class Condition(BaseModel):
@@ -76,6 +54,7 @@ class Condition(BaseModel):
         default=None,
         description="What it is compared with: text, a number, true or false; a list for `in`, one or several for `in_cidr`.",
     )
+    ignore_case: bool = Field(default=False, description="Whether A and a are the same, in a comparison of texts.")
     any: list["Condition"] | None = Field(default=None, min_length=1, description="True if one of these is.")
     all: list["Condition"] | None = Field(default=None, min_length=1, description="True if all of these are.")
     negated: "Condition | None" = Field(default=None, alias="not", description="True if this is false.")
@@ -84,7 +63,7 @@ class Condition(BaseModel):
     def _has_one_form(self) -> Self:
         forms = [form for form in ("any", "all") if getattr(self, form) is not None]
         forms += ["not"] if self.negated is not None else []
-        plain = self.field is not None or self.op is not None or "value" in self.model_fields_set
+        plain = not self.model_fields_set.isdisjoint(("field", "op", "value", "ignore_case"))
         if len(forms) + plain != 1:
             raise ValueError(
                 "must be either {field, op, value} or one of {any: [...]}, {all: [...]}, {not: {...}}; split it"
@@ -98,20 +77,16 @@ class Condition(BaseModel):
         if missing:
             raise ValueError(f"{' and '.join(missing)} missing; write {{field: .a.b, op: equal, value: 1}}")
         given = "value" in self.model_fields_set
-        if self.op in _NO_VALUE and given:
+        if self.op in NO_VALUE and given:
             raise ValueError(f"{self.op} takes no value; remove it, or write {{not: {{...}}}} for the opposite")
-        if self.op not in _NO_VALUE and not given:
+        if self.op not in NO_VALUE and not given:
             raise ValueError(f"{self.op} needs a value; add one")
         if given:
             _check_value(self.op or "", self.value)
-
-
-class InvalidConditions(ValueError):
-    """Conditions that do not fit the schema. `problems` has all that is wrong."""
-
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        super().__init__("; ".join(problem.reason for problem in problems))
-        self.problems = problems
+        if self.ignore_case:
+            texts = self.value if isinstance(self.value, list) else [self.value]
+            if self.op not in _CASELESS or not all(isinstance(one, str) for one in texts):
+                raise ValueError(f"ignore_case is for texts, with {', '.join(sorted(_CASELESS))}; remove it")
 
 
 def check(conditions: Sequence[Condition], record: type[msgspec.Struct]) -> list[Problem]:
@@ -124,37 +99,6 @@ def fields(conditions: Sequence[Condition]) -> Iterator[tuple[tuple[str | int, .
     for number, one in enumerate(conditions):
         for where, leaf in _leaves(one, (number,)):
             yield where, leaf.field or ""
-
-
-def compile_conditions(conditions: Sequence[Condition], record: type[Record]) -> Callable[[Record], bool]:
-    """A function that says whether a record meets all conditions. It never raises.
-
-    `matches` gives up, and is false, on texts so long that the pattern could take long (see pipeline/patterns.py).
-    Raises InvalidConditions.
-    """
-    source = _Source({"": conditions}, record)
-    lines = ["def matches(r):", *(f"    {line}" for line in source.loads.lines), f"    return {source.tests['']}"]
-    matches: Callable[[Record], bool] = compiled("matches", lines, source.constants)
-    return matches
-
-
-def compile_routes(
-    routes: Mapping[str, Sequence[Condition]], record: type[Record]
-) -> Callable[[Sequence[Record]], list[str]]:
-    """A function that names the route of each record: the first whose conditions it meets, else "unmatched".
-
-    Raises InvalidConditions.
-    """
-    source = _Source(routes, record)
-    lines = ["def routes(records):", "    labels = []", "    add = labels.append", "    for r in records:"]
-    lines += [f"        {line}" for line in source.loads.lines]
-    constants = dict(source.constants)
-    for number, (label, test) in enumerate(source.tests.items()):
-        constants[f"label{number}"] = label
-        lines.append(f"        {'elif' if number else 'if'} {test}: add(label{number})")
-    lines += ["        else: add(unmatched)", "    return labels"]
-    chosen: Callable[[Sequence[Record]], list[str]] = compiled("routes", lines, {**constants, "unmatched": UNMATCHED})
-    return chosen
 
 
 def _check_value(op: str, value: Any) -> None:
@@ -217,7 +161,7 @@ def _problems(condition: Condition, record: type[msgspec.Struct], where: tuple[s
 def _misfit(leaf: Condition, at: Location) -> str:
     """Why a comparison could never be true; "" if it could."""
     family = _FAMILY.get(at.kind)
-    if leaf.op in _NO_VALUE or at.kind == "open" or (leaf.op == "contains" and at.kind == "array"):
+    if leaf.op in NO_VALUE or at.kind == "open" or (leaf.op == "contains" and at.kind == "array"):
         return ""
     if family is None:
         return (
@@ -226,8 +170,10 @@ def _misfit(leaf: Condition, at: Location) -> str:
     if (leaf.op in _TEXT_ONLY or leaf.op == "contains") and family != "text":
         return f"{at.path} holds {_WORDS[family]}, and {leaf.op} looks at text; use equal or in"
     for value in leaf.value if isinstance(leaf.value, list) else [leaf.value]:
-        if _family(value) != family:
-            return f"{at.path} holds {_WORDS[family]}, and {_WORDS[_family(value)]} never equals it; {_REMEDY[family]}"
+        if family_of(value) != family:
+            return (
+                f"{at.path} holds {_WORDS[family]}, and {_WORDS[family_of(value)]} never equals it; {_REMEDY[family]}"
+            )
     return ""
 
 
@@ -238,105 +184,7 @@ _REMEDY: dict[Family, str] = {
 }
 
 
-def _family(value: Any) -> Family:
+def family_of(value: Any) -> Family:
     if isinstance(value, bool):
         return "boolean"
     return "text" if isinstance(value, str) else "number"
-
-
-class _Source:
-    """The Python source of groups of conditions: what to load, and an expression for each group."""
-
-    def __init__(self, groups: Mapping[str, Sequence[Condition]], record: type[msgspec.Struct]) -> None:
-        problems = [
-            problem._replace(where=(*([name] if name else []), *problem.where))
-            for name, conditions in groups.items()
-            for problem in check(conditions, record)
-        ]
-        if problems:
-            raise InvalidConditions(problems)
-        everything = [one for conditions in groups.values() for one in conditions]
-        self._at = {path: resolve(path, record) for _, path in fields(everything)}
-        self.loads = Loads(self._at.values())
-        self.constants: dict[str, Any] = {"NUMBERS": _NUMBERS, "holds": _holds}
-        self.tests = {name: self._every(conditions) for name, conditions in groups.items()}
-
-    def _every(self, conditions: Iterable[Condition]) -> str:
-        return f"({' and '.join(map(self._test, conditions)) or 'True'})"
-
-    def _test(self, condition: Condition) -> str:
-        if condition.any is not None:
-            return f"({' or '.join(map(self._test, condition.any))})"
-        if condition.all is not None:
-            return self._every(condition.all)
-        if condition.negated is not None:
-            return f"(not {self._test(condition.negated)})"
-        at = self._at[condition.field or ""]
-        return f"({self._leaf(condition, at, self.loads.variables[at.path])})"
-
-    def _leaf(self, leaf: Condition, at: Location, v: str) -> str:
-        op, value = leaf.op or "", leaf.value
-        if op in _ORDER:
-            return self._compare(op, value, at, v)
-        if op == "in":
-            return self._in(value, v)
-        test = _TESTS["contains_text" if op == "contains" and isinstance(value, str) else op]
-        if op == "matches":
-            value = matcher(value)
-        elif op == "in_cidr":
-            value = _in_networks(value)
-        return test.format(v=v, c=self._constant(value))
-
-    def _compare(self, op: str, value: Any, at: Location, v: str) -> str:
-        if isinstance(value, bool):
-            return f"{v} is {value if op == 'equal' else not value}"
-        sign = _ORDER[op]
-        if isinstance(value, str):
-            return f"type({v}) is str and {v} {sign} {self._constant(value)}"
-        if at.kind in ("integer", "double"):
-            return f"{v} is not UNSET and {v} is not None and {v} {sign} {self._constant(value)}"
-        return f"type({v}) in NUMBERS and {v} {sign} {self._constant(_exact(value))}"
-
-    def _in(self, values: Sequence[Any], v: str) -> str:
-        texts = frozenset(value for value in values if _family(value) == "text")
-        numbers: frozenset[Any] = frozenset(_exact(value) for value in values if _family(value) == "number")
-        tests = [f"{v} is {value}" for value in (True, False) if any(value is one for one in values)]
-        if texts:
-            tests.append(f"type({v}) is str and {v} in {self._constant(texts)}")
-        if numbers:
-            numbers |= {float(one) for one in numbers}
-            tests.append(f"type({v}) in NUMBERS and {v} in {self._constant(numbers)}")
-        return " or ".join(tests)
-
-    def _constant(self, value: Any) -> str:
-        name = f"c{len(self.constants)}"
-        self.constants[name] = value
-        return name
-
-
-def _exact(value: float) -> int | Decimal:
-    """A number as it was written in the config, to compare with decimals."""
-    return value if isinstance(value, int) else Decimal(repr(value))
-
-
-def _holds(items: list[Any], wanted: Any) -> bool:
-    """Whether a list holds a value of the same family."""
-    family = _family(wanted)
-    return any(
-        isinstance(item, str | int | float | Decimal) and _family(item) == family and item == wanted for item in items
-    )
-
-
-def _in_networks(networks: str | Sequence[str]) -> Callable[[str], bool]:
-    """Whether an IP address, as text, lies in one of these networks. Addresses repeat, so results are remembered."""
-    known = [ipaddress.ip_network(one) for one in ([networks] if isinstance(networks, str) else networks)]
-
-    @functools.lru_cache(maxsize=16384)
-    def within(address: str) -> bool:
-        try:
-            parsed = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        return any(parsed in network for network in known)
-
-    return lambda address: len(address) <= 45 and within(address)

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-import msgspec
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
@@ -15,23 +15,29 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
-from pipeline import conditions
-from pipeline.conditions import UNMATCHED, Condition
+from pipeline.ciphers import BlockAlgorithm
+from pipeline.conditions import UNMATCHED, Condition, Match
+from pipeline.config_checks import problems
 from pipeline.keys import DEAD_LETTERS
-from pipeline.paths import InvalidPath, Location, Problem, described, parse, resolve, text
+from pipeline.paths import Problem, parse
+from pipeline.tokens import TOKEN_ALGORITHMS, TokenAlgorithm
 from schemas import subjects
-from schemas.structs import record_type
 from schemas.subjects import UnknownSubject, load
 
 __all__ = ["Condition", "EncryptRule", "EnrichRule", "PipelineConfig"]
 
-Algorithm = Literal["AES-256-GCM", "AES-256-CFB"]
+Algorithm = TokenAlgorithm | BlockAlgorithm
 Rule = TypeVar("Rule", bound=BaseModel)
+Held = TypeVar("Held")
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")]
+
+GateMode = Annotated[Literal["off", "count", "refuse"], BeforeValidator(lambda said: "off" if said is False else said)]
+"""Without quotes, off is false in YAML."""
+
+HASH = "HMAC-SHA256"
 
 SUCCESS = "success"
 """The only route of a pipeline that has no routes."""
-RESERVED = (UNMATCHED, "dlq")
 
 
 class EnrichRule(BaseModel):
@@ -49,48 +55,140 @@ class EncryptRule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    field: str = Field(description="The field, as a path: `.transaction.cc.cc_number`. It must hold text.")
+    field: str = Field(
+        description="The field, as a path: `.transaction.cc.cc_number`. Tokens (GCM, GCM-SIV) also take numbers and whole objects"
+        " (`.transaction.cc`); the others take text."
+    )
     key: str = Field(description="The key's name in the key file.")
     algorithm: Algorithm = Field(
         default="AES-256-GCM",
-        description="AES-256-GCM: one token, which nobody can change unnoticed. AES-256-CFB: as openssl and Vector write it.",
+        description="AES-256-GCM and AES-256-GCM-SIV: one token, which nobody can change unnoticed. CFB, OFB, CTR, CBC-PKCS7: as"
+        " openssl and Vector write them; a change goes unnoticed.",
     )
     iv_field: str | None = Field(
         default=None,
-        description="Where AES-256-CFB puts the initialisation vector, as a path: `.transaction.cc.cc_number_iv`.",
+        description="Where CFB, OFB, CTR and CBC-PKCS7 put the initialisation vector, as a path:"
+        " `.transaction.cc.cc_number_iv`.",
     )
     encoding: Literal["base64", "hex"] = Field(
-        default="base64", description="How AES-256-CFB writes value and vector as text."
+        default="base64", description="How those write value and vector as text; a token is always base64url."
+    )
+    key_id_field: str | None = Field(
+        default=None,
+        description="Where those put the id of the key's version, as a path, so that values stay readable after a rotation.",
+    )
+    bind: list[str] = Field(
+        default=[],
+        description="Fields that a token is bound to, as paths (`.id`): it opens only beside the same values. They must leave in"
+        " clear, as they came.",
+    )
+    required_on: list[Label] | None = Field(
+        default=None,
+        description="Routes that a record may not take without the field. By default all but unmatched: success and fail, where"
+        " there are those.",
+    )
+    search_field: str | None = Field(
+        default=None,
+        description="Where a keyed hash of the text goes, as a path, so that equal values can be found.",
+    )
+    search_key: str | None = Field(default=None, description="The key of that hash, by its name in the key file.")
+    pre_authorisation: bool = Field(
+        default=False,
+        description="Says that a security code (cc_cvv) is encrypted before the payment is authorised, and gone afterwards:"
+        " PCI DSS 3.3.1 allows it no longer, encrypted or not.",
     )
 
-    @field_validator("key")
+    @property
+    def is_token(self) -> bool:
+        """Whether the rule writes tokens."""
+        return self.algorithm in TOKEN_ALGORITHMS
+
+    def added_fields(self) -> list[str]:
+        """Paths of text fields that the rule writes beside its own."""
+        return [path for path in (self.iv_field, self.key_id_field, self.search_field) if path is not None]
+
+    @field_validator("key", "search_key")
     @classmethod
-    def _key_has_one_purpose(cls, key: str) -> str:
+    def _key_has_one_purpose(cls, key: str | None) -> str | None:
         if key == DEAD_LETTERS:
             raise ValueError(f"{DEAD_LETTERS} seals dead letters; use a key of its own for fields")
         return key
 
     @model_validator(mode="after")
     def _suits_its_algorithm(self) -> Self:
-        problems = []
-        if self.algorithm == "AES-256-CFB" and self.iv_field is None:
-            problems.append(
-                Problem(("iv_field",), f"missing; AES-256-CFB needs one, for example iv_field: {self.field}_iv")
-            )
-        if self.algorithm == "AES-256-GCM" and self.iv_field is not None:
-            problems.append(
-                Problem(("iv_field",), "AES-256-GCM keeps its nonce in the token; remove it, or use AES-256-CFB")
-            )
-        if self.algorithm == "AES-256-GCM" and self.encoding != "base64":
-            problems.append(
-                Problem(("encoding",), "an AES-256-GCM token is always base64url; remove it, or use AES-256-CFB")
-            )
-        _raise(type(self).__name__, problems)
+        found: list[tuple[str, str]] = []
+        if self.is_token:
+            keeps = f"{self.algorithm} keeps"
+            if self.iv_field is not None:
+                found.append(("iv_field", f"{keeps} its nonce in the token; remove it, or use AES-256-CFB"))
+            if self.key_id_field is not None:
+                found.append(("key_id_field", f"{keeps} the key's id in the token; remove it"))
+            if self.encoding != "base64":
+                found.append(("encoding", f"{keeps} to base64url; remove it, or use AES-256-CFB"))
+        else:
+            if self.iv_field is None:
+                found.append(
+                    ("iv_field", f"missing; {self.algorithm} needs one, for example iv_field: {self.field}_iv")
+                )
+            if self.bind:
+                found.append(("bind", f"{self.algorithm} can be bound to nothing; remove it, or use AES-256-GCM"))
+        if (self.search_field is None) != (self.search_key is None):
+            found.append(("search_key", "search_field and search_key go together; add the other one"))
+        if self.search_key == self.key:
+            found.append(("search_key", f"{self.key} encrypts this field; use a key of its own for hashes"))
+        _raise(type(self).__name__, [Problem((name,), reason) for name, reason in found])
         return self
 
 
+class RedactRule(BaseModel):
+    """One field whose text keeps its place and loses its meaning."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    field: str = Field(description="The field, as a path: `.user.username`. It must hold text.")
+    by: Literal["mask", "hash", "last4"] = Field(
+        alias="with",
+        description="mask: `***` instead. hash: HMAC-SHA-256 with a key, in hex, the same for the same text. last4: all but the"
+        " last four characters hidden.",
+    )
+    key: str | None = Field(default=None, description="The key of `with: hash`, by its name in the key file.")
+
+    @model_validator(mode="after")
+    def _has_a_key_if_it_needs_one(self) -> Self:
+        if (self.by == "hash") != (self.key is not None):
+            said = (
+                "with: hash needs a key; name one of the key file" if self.by == "hash" else "only with: hash has a key"
+            )
+            _raise(type(self).__name__, [Problem(("key",), said)])
+        return self
+
+
+class SampleRule(BaseModel):
+    """Only some of the records, chosen by what they hold."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    one_in: int = Field(ge=2, le=1_000_000, description="One record in so many stays.")
+    by: str | None = Field(
+        default=None,
+        description="The field that decides, as a path: records with the same value there stay or go together. By default the"
+        " whole record.",
+    )
+    always: list[Condition] = Field(default=[], description="Records that meet all of these stay in any case.")
+
+
+class DeduplicateRule(BaseModel):
+    """Records that come twice are left out the second time: best effort, forgotten when a worker ends."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    by: list[str] = Field(default=[".id"], min_length=1, description="The fields that tell records apart, as paths.")
+    window: int = Field(default=100_000, ge=2, le=10_000_000, description="How many ids a worker remembers.")
+
+
 class PipelineConfig(BaseModel):
-    """What is done to the records of one raw topic, in this order: enrich, drop, route, encrypt.
+    """What is done to the records of one raw topic, in this order: enrich, drop, keep, set, rename, redact, sample, deduplicate,
+    route, encrypt.
 
     A pipeline NAME writes to `NAME.success`, `NAME.fail`, `NAME.unmatched`: one topic for each route, and dead letters to
     `NAME.dlq`.
@@ -102,12 +200,37 @@ class PipelineConfig(BaseModel):
     subject: str = Field(alias="schema", description="The subject that records are checked against: event or usage.")
     enrich: list[EnrichRule] = Field(default=[], description="References that fill in what records lack.")
     drop: list[str] = Field(default=[], description="Fields that are removed, as paths.")
+    keep: list[str] = Field(
+        default=[], description="Fields that stay, as paths; all others are removed. Without any, all stay."
+    )
+    set_: dict[str, Any] = Field(
+        default={},
+        alias="set",
+        description="Values by path, such as `.organisation.name: Acme`, in every record that has the object around the field.",
+    )
+    rename: dict[str, str] = Field(
+        default={},
+        description="New paths by old ones. Not for event and usage: what is delivered never changes its name.",
+    )
+    redact: list[RedactRule] = Field(default=[], description="Fields whose text is masked, hashed or cut to its end.")
+    sample: SampleRule | None = Field(default=None, description="Only one record in so many goes on.")
+    deduplicate: DeduplicateRule | None = Field(
+        default=None, description="Records that were seen already are left out."
+    )
     routes: dict[Label, Annotated[list[Condition], Field(min_length=1)]] = Field(
         default={},
         description="Conditions by route. The first that matches takes the record, the rest is unmatched; without any, all"
         " is success.",
     )
+    match: Match = Field(
+        default="first", description="first: the first route that matches takes a record. all: each gets a copy."
+    )
     encrypt: list[EncryptRule] = Field(default=[], description="Fields that are encrypted, on every route.")
+    gate: GateMode = Field(
+        default="refuse",
+        description="What happens to a record with a card number in clear that no rule covers, key and headers included."
+        " refuse: it goes to the dead letters. count: it is counted and goes on. off: nobody looks.",
+    )
 
     @field_validator("subject")
     @classmethod
@@ -127,20 +250,33 @@ class PipelineConfig(BaseModel):
             # What is wrong with the form of one rule must not hide what is wrong with the others.
             found = [_detail(one) for one in error.errors(include_url=False)]
             places = [one["loc"] for one in found]
-            others = [
-                one for one in _problems(_readable(data)) if not any(one.where[: len(at)] == at[:3] for at in places)
-            ]
+            told = problems(_readable(data), complete=False)
+            others = [one for one in told if not any(one.where[: len(at)] == at[:3] for at in places)]
             raise ValidationError.from_exception_data(cls.__name__, [*found, *map(_as_detail, others)]) from None
-        _raise(cls.__name__, list(_problems(config)))
+        _raise(cls.__name__, list(problems(config)))
         return config
 
     def route_names(self) -> tuple[str, ...]:
         """The labels that records may leave under, `unmatched` last."""
         return (*self.routes, UNMATCHED) if self.routes else (SUCCESS,)
 
+    def key_uses(self) -> Iterator[tuple[str, str, str]]:
+        """The keys that rules name, in order: where in the pipeline (`encrypt[0].key`), which, and the algorithm it is for."""
+        for number, rule in enumerate(self.encrypt):
+            yield f"encrypt[{number}].key", rule.key, rule.algorithm
+            if rule.search_key is not None:
+                yield f"encrypt[{number}].search_key", rule.search_key, HASH
+        for number, redacted in enumerate(self.redact):
+            if redacted.key is not None:
+                yield f"redact[{number}].key", redacted.key, HASH
+
     def extra_fields(self) -> list[tuple[str, ...]]:
         """Fields that encryption adds to records: the `extra` of a `schemas.codec.Codec` that reads or writes them."""
-        return [parse(rule.iv_field) for rule in self.encrypt if rule.iv_field is not None]
+        return [tuple(map(str, parse(path))) for rule in self.encrypt for path in rule.added_fields()]
+
+    def token_fields(self) -> list[tuple[str, ...]]:
+        """Fields that are tokens when records leave: the `encrypted` of a `schemas.codec.Codec` that reads them then."""
+        return [tuple(map(str, parse(rule.field))) for rule in self.encrypt if rule.is_token]
 
 
 def _raise(model: str, problems: list[Problem]) -> None:
@@ -169,11 +305,17 @@ def _readable(data: Any) -> "PipelineConfig":
         subject=subject if subject in subjects.names() else "",
         enrich=_rules(EnrichRule, given.get("enrich"), {"by": "", "source": "", "into": ""}),
         drop=[path if isinstance(path, str) else "" for path in _listed(given.get("drop"))],
+        keep=[path for path in _listed(given.get("keep")) if isinstance(path, str)],
+        set_=_mapped(given.get("set"), object),
+        rename=_mapped(given.get("rename"), str),
+        redact=_rules(RedactRule, given.get("redact"), {"field": "", "by": "mask", "key": None}),
+        sample=_rule(SampleRule, given.get("sample")),
+        deduplicate=_rule(DeduplicateRule, given.get("deduplicate")),
         routes={
             str(label): _rules(Condition, listed, {"field": None})
             for label, listed in (routes if isinstance(routes, Mapping) else {}).items()
         },
-        encrypt=_rules(EncryptRule, given.get("encrypt"), {"field": "", "iv_field": None}),
+        encrypt=_rules(EncryptRule, given.get("encrypt"), {"field": "", "iv_field": None, "key": None}),
     )
 
 
@@ -190,141 +332,17 @@ def _rules(model: type[Rule], items: Any, paths: dict[str, str | None]) -> list[
     return rules
 
 
+def _rule(model: type[Rule], item: Any) -> Rule | None:
+    try:
+        return None if item is None else model.model_validate(item)
+    except ValidationError:
+        return None
+
+
+def _mapped(items: Any, type_: type[Held]) -> dict[str, Held]:
+    given = items if isinstance(items, Mapping) else {}
+    return {path: value for path, value in given.items() if isinstance(path, str) and isinstance(value, type_)}
+
+
 def _listed(items: Any) -> list[Any]:
     return items if isinstance(items, list) else []
-
-
-def _problems(config: PipelineConfig) -> Iterator[Problem]:
-    if not config.subject:
-        return
-    record = record_type(load(config.subject))
-    yield from _wrong_names(config)
-    yield from _wrong_joins(config, record)
-    drops: dict[str, tuple[str, ...]] = {}
-    for number, path in enumerate(config.drop):
-        try:
-            drops[resolve(path, record).path] = parse(path)
-        except InvalidPath as error:
-            yield Problem(("drop", number), str(error))
-    yield from _wrong_routes(config, record, drops)
-    yield from _wrong_encryption(config, record, drops)
-
-
-def _wrong_names(config: PipelineConfig) -> Iterator[Problem]:
-    for label in config.routes:
-        if label in RESERVED:
-            yield Problem(("routes", label), f"{label} is a name of Sluice's own; choose another")
-
-
-def _wrong_joins(config: PipelineConfig, record: type[msgspec.Struct]) -> Iterator[Problem]:
-    for number, rule in enumerate(config.enrich):
-        try:
-            by = resolve(rule.by, record)
-            if by.kind not in ("integer", "string"):
-                yield Problem(
-                    ("enrich", number, "by"), f"{rule.by} holds {described(by.kind)}; name the field that holds an id"
-                )
-        except InvalidPath as error:
-            yield Problem(("enrich", number, "by"), str(error))
-        try:
-            into = resolve(rule.into, record)
-            if into.kind != "record":
-                yield Problem(("enrich", number, "into"), f"{rule.into} holds {described(into.kind)}; name an object")
-        except InvalidPath as error:
-            yield Problem(("enrich", number, "into"), str(error))
-
-
-def _wrong_routes(
-    config: PipelineConfig, record: type[msgspec.Struct], drops: Mapping[str, tuple[str, ...]]
-) -> Iterator[Problem]:
-    for label, listed in config.routes.items():
-        for where, reason in conditions.check(listed, record):
-            yield Problem(("routes", label, *where), reason)
-        for where, path in conditions.fields(listed):
-            place = ("routes", label, *where, "field")
-            if _is_enriched(path, config):
-                yield Problem(
-                    place,
-                    f"{path} is filled in by enrich, so its value may change between two readings of a record; route by what the"
-                    " record itself holds",
-                )
-            for dropped, outer in drops.items():
-                if _is_within(tuple(path[1:].split(".")), outer):
-                    yield Problem(
-                        place, f"{dropped} is dropped before records are routed; remove it from drop, or this condition"
-                    )
-
-
-def _is_enriched(path: str, config: PipelineConfig) -> bool:
-    """Whether a join may change what a path leads to. The id that a join looks up is there, so that it fills in another field."""
-    names = tuple(path[1:].split("."))
-    joins = [rule for rule in config.enrich if _touches(names, tuple(rule.into[1:].split(".")))]
-    return any(rule.by != path for rule in joins)
-
-
-def _touches(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    return _is_within(one, other) or _is_within(other, one)
-
-
-def _is_within(names: tuple[str, ...], outer: tuple[str, ...]) -> bool:
-    return names[: len(outer)] == outer
-
-
-def _wrong_encryption(
-    config: PipelineConfig, record: type[msgspec.Struct], drops: Mapping[str, tuple[str, ...]]
-) -> Iterator[Problem]:
-    taken: dict[str, str] = {}
-    for number, rule in enumerate(config.encrypt):
-        try:
-            at = resolve(rule.field, record)
-        except InvalidPath as error:
-            yield Problem(("encrypt", number, "field"), str(error))
-            continue
-        place = ("encrypt", number, "field")
-        if at.inside or at.kind != "string":
-            held = "any value" if at.inside else described(at.kind)
-            yield Problem(
-                place, f"{rule.field} holds {held}, and only text can be encrypted; name fields that hold text"
-            )
-        if rule.field in taken:
-            yield Problem(place, f"{rule.field} is {taken[rule.field]} already; each field can be encrypted once")
-        taken[rule.field] = "encrypted"
-        yield from (
-            Problem(place, f"{rule.field} is dropped before it is encrypted; remove this rule, or {dropped} from drop")
-            for dropped, outer in drops.items()
-            if _is_within(at.names, outer)
-        )
-    for number, rule in enumerate(config.encrypt):
-        if rule.iv_field is not None:
-            if rule.iv_field in taken:
-                reason = f"{rule.iv_field} is {taken[rule.iv_field]} already; give each rule an iv_field of its own"
-            else:
-                reason = _misplaced_iv(rule.iv_field, rule, record)
-            if reason:
-                yield Problem(("encrypt", number, "iv_field"), reason)
-            taken[rule.iv_field] = "an iv_field"
-
-
-def _misplaced_iv(path: str, rule: EncryptRule, record: type[msgspec.Struct]) -> str:
-    """Why a vector cannot be put there; "" if it can.
-
-    It must be in an object that is there whenever the field is, and overwrite nothing that a record may bring.
-    """
-    try:
-        names, field = parse(path), parse(rule.field)
-    except InvalidPath as error:
-        return str(error)
-    if not _is_within(field[:-1], names[:-1]):
-        return f"{path} is in another object than {rule.field}; put it beside the field, for example {rule.field}_iv"
-    if not names[-1].isidentifier():
-        return f"{path} is no name for a field that is added; use letters, digits and _"
-    try:
-        found: Location = resolve(path, record)
-    except InvalidPath:
-        return ""
-    if found.kind != "string" or not found.name.endswith("_iv"):
-        return (
-            f"{text(names)} is a field of the schema, holds {described(found.kind)} and would be overwritten; use a name that"
-            f" the schema does not have, or one of its fields for vectors, for example {rule.field}_iv"
-        )
-    return ""

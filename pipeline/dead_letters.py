@@ -24,7 +24,8 @@ RETRIES_HEADER = "sluice-retries"
 RETRIED_HEADER = "sluice-retried"
 """On a mark, which says of the dead letter with its `sluice-id` that it was fed in again: when, in ISO 8601."""
 
-_MAGIC = b"sluice-sealed\x01"
+_MAGIC = b"sluice-sealed"
+"""Then one byte: how many bytes the length of the key's id has, 1 or 2; that length; the id; nonce and ciphertext."""
 _NONCE = 12
 _TAG = 16
 _ID = re.compile(r"([A-Za-z0-9._-]{1,249})/(\d{1,9})/(\d{1,12})", re.ASCII)
@@ -76,36 +77,52 @@ class Letter(NamedTuple):
 
 
 class Sealer:
-    """Seals records with the active `dead-letters` key, if there is one."""
+    """Seals records with the `dead-letters` key that is active at the time, if there is one."""
 
     def __init__(self, keys: Keys) -> None:
-        self._key = keys.active(DEAD_LETTERS) if DEAD_LETTERS in keys else None
+        self.keys = keys
+        if DEAD_LETTERS in keys:
+            keys.demand(DEAD_LETTERS, "AES-GCM")
+        self._renew()
 
     def seal(self, record: Record, limit: int) -> bytes | None:
         """Key, value and headers of a record, sealed. None without a key, or when it would be longer than `limit` bytes:
         then a dead letter is its headers only."""
+        if self.keys.version != self._version:
+            self._renew()
         if self._key is None:
             return None
         body = msgspec.msgpack.encode((record.key, record.value, list(record.headers)))
-        id_ = self._key.id.encode()
-        head = _MAGIC + bytes([len(id_)]) + id_
-        if len(head) + _NONCE + len(body) + _TAG > limit:
+        if len(self._head) + _NONCE + len(body) + _TAG > limit:
             return None
         nonce = os.urandom(_NONCE)
-        return head + nonce + AESGCM(self._key.material).encrypt(nonce, body, head)
+        self.keys.used(self._key, 1)
+        return self._head + nonce + self._cipher.encrypt(nonce, body, self._head)
+
+    def _renew(self) -> None:
+        self._version = self.keys.version
+        self._key = self.keys.active(DEAD_LETTERS) if DEAD_LETTERS in self.keys else None
+        if self._key is not None:
+            id_ = self._key.id.encode()
+            width = 1 if len(id_) < 256 else 2
+            self._head = _MAGIC + bytes([width]) + len(id_).to_bytes(width, "big") + id_
+            self._cipher = AESGCM(self._key.material)
 
 
 def unseal(sealed: bytes, keys: Keys) -> Letter:
-    """The record in a dead letter. Raises UnknownKey for a key version that is missing, DecryptionFailed for anything else."""
-    if not sealed.startswith(_MAGIC):
+    """The record in a dead letter. Raises UnknownKey for a key version that is missing, DecryptionFailed for anything else.
+
+    May block where ids hold data keys.
+    """
+    if not sealed.startswith((_MAGIC + b"\x01", _MAGIC + b"\x02")):
         raise DecryptionFailed("this is no sealed dead letter; check the topic")
-    start = len(_MAGIC) + 1
-    end = start + int.from_bytes(sealed[start - 1 : start], "big")
+    start = len(_MAGIC) + 1 + sealed[len(_MAGIC)]
+    end = start + int.from_bytes(sealed[len(_MAGIC) + 1 : start], "big")
     key = keys.find(DEAD_LETTERS, sealed[start:end].decode("ascii", "replace"))
     try:
         body = AESGCM(key.material).decrypt(sealed[end : end + _NONCE], sealed[end + _NONCE :], sealed[:end])
     except (InvalidTag, ValueError):
-        raise DecryptionFailed(f"the dead letter was changed, or sealed with another {key.name}/{key.id}") from None
+        raise DecryptionFailed(f"the dead letter was changed, or sealed with another {key}") from None
     return msgspec.msgpack.decode(body, type=Letter)
 
 

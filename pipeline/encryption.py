@@ -1,81 +1,100 @@
 """Field encryption, all fields of a batch at once, and fail-closed: what cannot be encrypted goes to the dead letters.
 
-AES-256-CFB is byte-compatible with `openssl enc -aes-256-cfb`; nobody can tell whether such a value was changed. AES-256-GCM
-is bound to its pipeline and field, and shows any change. Every field gets a vector or nonce of its own from the operating system.
+Every value gets a vector or nonce of its own from the operating system.
 """
 
 import itertools
 import operator
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import msgspec
 from msgspec import UNSET
 
-from pipeline.ciphers import BatchedCfb, BatchedGcm, DecryptionFailed, binding, cfb_decrypt, gcm_decrypt
+from pipeline.ciphers import BlockAlgorithm, DecryptionFailed, Encrypt, decrypt, encryption
 from pipeline.conditions import UNMATCHED
-from pipeline.config import EncryptRule
-from pipeline.keys import Keys, UnknownKey
-from pipeline.paths import Location, compiled, resolve
+from pipeline.config import HASH, EncryptRule
+from pipeline.keys import Key, Keys, KeysError, UnknownKey
+from pipeline.matching import SEVERAL
+from pipeline.paths import Loads, Location, compiled, resolve
+from pipeline.tokens import BatchedTokens, SearchTokens, TokenAlgorithm, binding, open_token, record_binding
 from schemas.refused import Refused
 
 __all__ = ["DecryptionFailed", "Encryption", "decrypt_field"]
 
 Gather = Callable[[Sequence[Any]], list[Any]]
+_as_json = msgspec.json.Encoder(decimal_format="number").encode
 
 
 class Encryption:
-    """The `encrypt` rules of one pipeline, with the keys that are active when it is made. Raises UnknownKey, InvalidPath.
+    """The `encrypt` rules of one pipeline, with the keys that are active when it is made: to be made anew when they change.
 
-    `record` is the Struct type with the vector fields in it (`PipelineConfig.extra_fields`).
+    Raises UnknownKey for keys that do not suit the rules, and InvalidPath.
+
+    `record` is the Struct type with the added fields in it (`PipelineConfig.extra_fields`).
     """
 
     def __init__(self, rules: Sequence[EncryptRule], record: type[msgspec.Struct], pipeline: str, keys: Keys) -> None:
-        _demand({rule.key for rule in rules}, keys)
+        _demand(rules, keys)
+        self._keys = keys
         self.paths = frozenset(rule.field for rule in rules)
         self._parents: dict[str, Gather] = {}
-        self._gcm: list[tuple[_Field, BatchedGcm]] = []
-        by_key: dict[str, list[_Field]] = defaultdict(list)
+        self._bindings: dict[tuple[str, ...], Callable[[Sequence[Any]], list[tuple[bytes, ...]]]] = {}
+        self._tokens: list[tuple[_Field, Key, BatchedTokens]] = []
+        together: dict[tuple[str, str], list[_Field]] = defaultdict(list)
         for rule in rules:
-            field = self._compile(rule, record)
-            if rule.algorithm == "AES-256-GCM":
-                self._gcm.append((field, BatchedGcm(keys.active(rule.key), binding(pipeline, rule.field))))
+            field = self._compile(rule, record, keys)
+            if rule.is_token:
+                algorithm = cast(TokenAlgorithm, rule.algorithm)
+                bound = binding(algorithm, pipeline, rule.field)
+                key = keys.active(rule.key)
+                self._tokens.append((field, key, BatchedTokens(algorithm, key, bound)))
             else:
-                by_key[rule.key].append(field)
-        self._cfb = [(fields, BatchedCfb(keys.active(name))) for name, fields in by_key.items()]
+                together[rule.algorithm, rule.key].append(field)
+        self._blocks: list[tuple[list[_Field], Key, Encrypt]] = [
+            (fields, keys.active(name), encryption(cast(BlockAlgorithm, algorithm), keys.active(name)))
+            for (algorithm, name), fields in together.items()
+        ]
 
     def __call__(self, records: Sequence[Any], routes: Sequence[str]) -> list[tuple[int, Refused]]:
         """Encrypt the fields of these records in place; `routes` names the route of each.
 
-        Returns the positions of records that must not be delivered, in order, with reasons: on any route but "unmatched" a field
-        that is missing, on every route one that is null or otherwise no text. The fields of such a record may be in clear.
+        Returns the positions of records that must not be delivered, in order, with reasons: on a route that requires it a field
+        that is missing, on every route a text field that is null or holds no text. The fields of such a record may be in clear.
         Anything unexpected raises, and then no record of the batch may be delivered.
 
         Values and vectors in base64 are left as bytes in the struct: the JSON encoder writes bytes as base64.
         """
         refused: dict[int, Refused] = {}
         parents = {path: _Owners(gather(records), routes) for path, gather in self._parents.items()}
-        for fields, cfb in self._cfb:
+        for fields, key, encrypt in self._blocks:
             taken = [field.take(parents, routes, refused) for field in fields]
-            ciphertexts, vectors = cfb.encrypt(list(itertools.chain.from_iterable([one.plains for one in taken])))
+            ciphertexts, vectors = encrypt(list(itertools.chain.from_iterable([one.plains for one in taken])))
+            self._keys.used(key, len(ciphertexts))
             start = 0
             for field, one in zip(fields, taken, strict=True):
                 end = start + len(one.plains)
                 field.put(one, ciphertexts[start:end], vectors[start:end])
                 start = end
-        for field, gcm in self._gcm:
+        bindings = {paths: list(map(record_binding, bound(records))) for paths, bound in self._bindings.items()}
+        for field, key, tokens in self._tokens:
             one = field.take(parents, routes, refused)
-            field.put(one, gcm.encrypt(one.plains), ())
+            self._keys.used(key, len(one.plains))
+            bound = list(itertools.compress(bindings[field.bind], one.there)) if field.bind else None
+            field.put(one, tokens.encrypt(one.plains, bound), ())
         return sorted(refused.items(), key=operator.itemgetter(0))
 
-    def _compile(self, rule: EncryptRule, record: type[msgspec.Struct]) -> "_Field":
+    def _compile(self, rule: EncryptRule, record: type[msgspec.Struct], keys: Keys) -> "_Field":
         at = resolve(rule.field, record)
-        vector = resolve(rule.iv_field, record) if rule.iv_field else None
-        for location in (at, vector):
-            if location is not None:
-                self._parents.setdefault(_owner(location), _gather(location))
-        return _Field(at, vector, hexadecimal=rule.encoding == "hex")
+        added = [resolve(path, record) for path in rule.added_fields()]
+        for location in (at, *added):
+            self._parents.setdefault(_owner(location), _gather(location))
+        field = _Field(rule, at, added, keys)
+        if field.bind:
+            lines = _binding([resolve(path, record) for path in field.bind])
+            self._bindings[field.bind] = compiled("bound", lines, {"json": _as_json})
+        return field
 
 
 class _Owners:
@@ -85,96 +104,153 @@ class _Owners:
         """`everybody`: the object of each record; UNSET or None where there is none."""
         self.everybody = everybody
         self.held = list(filter(None, everybody))
-        without = itertools.compress(routes, map(operator.not_, everybody))
-        self.missing = len(self.held) < len(everybody) and not {UNMATCHED}.issuperset(without)
-        """Whether a record on a route other than "unmatched" has no such object."""
+        self.without: frozenset[str] = frozenset()
+        """The routes of records that have no such object."""
+        if len(self.held) < len(everybody):
+            self.without = frozenset(itertools.compress(routes, map(operator.not_, everybody)))
 
 
 class _Taken(NamedTuple):
-    """Of the records of a batch that have a field: the objects that it and its vector are in, and its texts in UTF-8."""
+    """Of the records of a batch that have a field: the objects that it is in, and its values as they are encrypted."""
 
+    parents: Mapping[str, _Owners]
     owners: Sequence[Any]
-    vector_owners: Sequence[Any]
+    there: Sequence[Any]
+    """For each record of the batch something true if it has the field."""
     plains: list[bytes]
 
 
 class _Field:
-    """Reads and writes one field of all records of a batch."""
+    """Reads and writes one field of all records of a batch, and what its rule puts beside it."""
 
-    def __init__(self, at: Location, vector: Location | None, hexadecimal: bool) -> None:
+    def __init__(self, rule: EncryptRule, at: Location, added: Sequence[Location], keys: Keys) -> None:
+        self.bind = tuple(rule.bind)
         self._path = at.path
         self._name = at.name
         self._owner = _owner(at)
-        self._vector_owner = _owner(vector) if vector else self._owner
-        self._hexadecimal = hexadecimal
+        self._is_text = at.kind == "string"
+        self._hexadecimal = rule.encoding == "hex"
+        self._required_on = None if rule.required_on is None else frozenset(rule.required_on)
+        self._key_id = keys.active(rule.key).id if rule.key_id_field else None
+        self._search = SearchTokens(keys.active(rule.search_key)) if rule.search_key else None
         self._read = compiled("read", ["def read(owners):", f"    return [o.{at.name} for o in owners]"], {})
-        write_vector = f"w.{vector.name} = v" if vector else "pass"
-        lines = [
-            "def write(owners, vector_owners, texts, vectors):",
-            f"    for o, w, t, v in zip(owners, vector_owners, texts, vectors): o.{at.name} = t; {write_vector}",
-        ]
-        self._write = compiled("write", lines, {})
+        self._added_owners = [_owner(one) for one in added]
+        self._write = compiled("write", _writing(at, added), {})
 
-    def take(self, parents: dict[str, "_Owners"], routes: Sequence[str], refused: dict[int, Refused]) -> _Taken:
+    def take(self, parents: dict[str, _Owners], routes: Sequence[str], refused: dict[int, Refused]) -> _Taken:
         """The field of all records that have it; adds those that must not be delivered to `refused`."""
         owners = parents[self._owner]
-        if owners.missing:
+        if not self._is_text or any(map(self._is_required, owners.without)):
             return self._take_slowly(parents, routes, refused)
         try:
             plains = list(map(str.encode, self._read(owners.held)))
         except TypeError:  # one of them is no text
             return self._take_slowly(parents, routes, refused)
-        if self._vector_owner == self._owner:
-            return _Taken(owners.held, owners.held, plains)
-        vector_owners = list(itertools.compress(parents[self._vector_owner].everybody, owners.everybody))
-        return _Taken(owners.held, vector_owners, plains)
+        return _Taken(parents, owners.held, owners.everybody, plains)
 
-    def _take_slowly(self, parents: dict[str, "_Owners"], routes: Sequence[str], refused: dict[int, Refused]) -> _Taken:
-        owners: list[Any] = []
-        vector_owners: list[Any] = []
+    def _is_required(self, route: str) -> bool:
+        taken = route.split(SEVERAL)
+        if self._required_on is None:
+            return taken != [UNMATCHED]
+        return not self._required_on.isdisjoint(taken)
+
+    def _take_slowly(self, parents: dict[str, _Owners], routes: Sequence[str], refused: dict[int, Refused]) -> _Taken:
+        held: list[Any] = []
+        there: list[bool] = []
         plains: list[bytes] = []
-        everything = zip(parents[self._owner].everybody, parents[self._vector_owner].everybody, routes, strict=True)
-        for position, (owner, vector_owner, route) in enumerate(everything):
-            text = getattr(owner, self._name) if owner else UNSET
-            if isinstance(text, str):
-                owners.append(owner)
-                vector_owners.append(vector_owner)
-                plains.append(text.encode())
-            elif text is not UNSET:
+        for position, (owner, route) in enumerate(zip(parents[self._owner].everybody, routes, strict=True)):
+            value: Any = getattr(owner, self._name) if owner else UNSET
+            takes = isinstance(value, str) if self._is_text else value is not UNSET and value is not None
+            there.append(takes)
+            if takes:
+                held.append(owner)
+                plains.append(value.encode() if self._is_text else _as_json(value))
+            elif self._is_text and value is not UNSET:
                 refused.setdefault(position, Refused("card-field-not-a-string", self._path))
-            elif route != UNMATCHED:
+            elif self._is_required(route):
                 refused.setdefault(position, Refused("card-field-missing", self._path))
-        return _Taken(owners, vector_owners, plains)
+        return _Taken(parents, held, there, plains)
 
     def put(self, taken: _Taken, ciphertexts: Sequence[Any], vectors: Sequence[Any]) -> None:
-        """Put ciphertexts, and vectors if the field has them, where the texts were."""
+        """Put ciphertexts where the values were, and beside them what the rule says."""
+        if not taken.plains:
+            return
         if self._hexadecimal:
             ciphertexts, vectors = [one.hex() for one in ciphertexts], [one.hex() for one in vectors]
-        self._write(taken.owners, taken.vector_owners, ciphertexts, vectors or itertools.repeat(None))
+        columns: list[Any] = [vectors] if vectors else []
+        if self._key_id is not None:
+            columns.append(itertools.repeat(self._key_id))
+        if self._search is not None:
+            columns.append(self._search.of(taken.plains))
+        owners = [self._beside(owner, taken) for owner in self._added_owners]
+        self._write(taken.owners, ciphertexts, *itertools.chain(*zip(owners, columns, strict=True)))
+
+    def _beside(self, owner: str, taken: _Taken) -> Sequence[Any]:
+        """The objects that an added field is in."""
+        if owner == self._owner:
+            return taken.owners
+        return list(itertools.compress(taken.parents[owner].everybody, taken.there))
+
+
+def _writing(at: Location, added: Sequence[Location]) -> list[str]:
+    names = [f"o{number}, v{number}" for number in range(len(added))]
+    columns = "".join(f", owners{number}, values{number}" for number in range(len(added)))
+    puts = "".join(f"; o{number}.{one.name} = v{number}" for number, one in enumerate(added))
+    return [
+        f"def write(owners, texts{columns}):",
+        f"    for o, t{''.join(f', {one}' for one in names)} in zip(owners, texts{columns}): o.{at.name} = t{puts}",
+    ]
+
+
+def _binding(bind: Sequence[Location]) -> list[str]:
+    """Source of a function that gives, for each record, the values of these fields as JSON; null for what is absent."""
+    loads = Loads(bind)
+    values = ", ".join(
+        f"json(None if {variable} is UNSET else {variable})" for variable in (loads.variables[at.path] for at in bind)
+    )
+    lines = [
+        "def bound(records):",
+        "    found = []",
+        "    for r in records:",
+        *(f"        {line}" for line in loads.lines),
+    ]
+    return [*lines, f"        found.append(({values},))", "    return found"]
 
 
 def decrypt_field(
-    rule: EncryptRule, pipeline: str, keys: Keys, value: str, vector: str | None = None, key_id: str | None = None
+    rule: EncryptRule,
+    pipeline: str,
+    keys: Keys,
+    value: str,
+    vector: str | None = None,
+    key_id: str | None = None,
+    bound: Sequence[Any] = (),
 ) -> str:
-    """The clear text of a field that a rule encrypted.
+    """The text of a field that a rule encrypted; of a field that holds no text, its JSON.
 
-    `vector` is the content of the rule's `iv_field`, for AES-256-CFB. `key_id` chooses a version of its key, by default the
-    active one. Raises UnknownKey, and DecryptionFailed; a wrong key for AES-256-CFB mostly yields nonsense instead.
+    `vector` and `key_id` are the contents of the rule's `iv_field` and `key_id_field`; without a key id the active version of
+    the key is taken. `bound` are the values of `bind` in the record, None for what it lacks. Raises UnknownKey, and
+    DecryptionFailed; a wrong key for CFB, OFB or CTR mostly yields nonsense instead.
     """
-    if rule.algorithm == "AES-256-GCM":
-        return gcm_decrypt(keys, rule.key, binding(pipeline, rule.field), value)
+    if rule.is_token:
+        algorithm = cast(TokenAlgorithm, rule.algorithm)
+        beside = record_binding([_as_json(one) for one in bound]) if rule.bind else b""
+        return open_token(algorithm, keys, rule.key, binding(algorithm, pipeline, rule.field) + beside, value)
     if vector is None:
-        raise DecryptionFailed(f"{rule.field}: AES-256-CFB needs the content of {rule.iv_field}; pass it too")
+        raise DecryptionFailed(f"{rule.algorithm} needs the content of {rule.iv_field}; pass it too")
     key = keys.active(rule.key) if key_id is None else keys.find(rule.key, key_id)
-    return cfb_decrypt(key, value, vector, rule.encoding)
+    return decrypt(cast(BlockAlgorithm, rule.algorithm), key, value, vector, rule.encoding)
 
 
-def _demand(names: set[str], keys: Keys) -> None:
+def _demand(rules: Sequence[EncryptRule], keys: Keys) -> None:
+    """See that there is a key for each rule, of the length that its algorithm needs. Raises UnknownKey with all that is wrong."""
+    wanted: dict[tuple[str, str], None] = {(rule.key, rule.algorithm): None for rule in rules}
+    wanted |= {(rule.search_key, HASH): None for rule in rules if rule.search_key}
     problems: list[str] = []
-    for name in sorted(names):
+    for name, algorithm in sorted(wanted):
         try:
-            keys.active(name)
-        except UnknownKey as error:
+            keys.demand(name, algorithm)
+        except KeysError as error:
             problems += error.problems
     if problems:
         raise UnknownKey(problems)

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from pipeline.config import EnrichRule
-from pipeline.paths import Loads, Location, compiled, parse, resolve
+from pipeline.paths import Loads, Location, Names, compiled, parse, resolve
 from schemas.drift import Normaliser
 from schemas.fields import Field
 from schemas.refused import Refused
@@ -141,9 +141,7 @@ def _provided(name: str, held: Sequence[Field]) -> Sequence[Field]:
         return held
 
 
-def _nulls(
-    at: tuple[str, ...], held: Sequence[Field], provided: Sequence[Field], never: Collection[tuple[str, ...]]
-) -> _Nulls:
+def _nulls(at: tuple[str, ...], held: Sequence[Field], provided: Sequence[Field], never: Collection[Names]) -> _Nulls:
     below = {field.name: field.fields for field in provided}
     return {
         field.name: _nulls((*at, field.name), field.fields, below[field.name], never)

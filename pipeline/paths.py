@@ -1,11 +1,12 @@
 """Paths into a record (`.transaction.cc.cc_number`): parsed, resolved against its Struct type, compiled into Python source.
 
 Stages compile their work on a path into straight-line Python, once, when a pipeline is built. Nothing of a config's text
-gets into that source but field names that were found in the type (identifiers) and, inside open fields, keys as quoted
-literals; all constants are bound by name.
+gets into that source but field names that were found in the type (identifiers) and, inside open fields and lists, keys as
+quoted literals and numbers; all constants are bound by name.
 """
 
 import difflib
+import json
 import re
 import types
 import typing
@@ -20,7 +21,11 @@ from msgspec import UNSET
 Kind = Literal["string", "integer", "double", "decimal", "boolean", "array", "record", "open"]
 """What a field may hold, besides null. `open` is any JSON value."""
 
-_PATH = re.compile(r"(\.[A-Za-z_][A-Za-z0-9_-]*)+", re.ASCII)
+Names = tuple[str | int, ...]
+"""A path in parts: names of fields and keys, and places in lists, from 0."""
+
+_STEP = re.compile(r'\.([A-Za-z_][A-Za-z0-9_-]*)|\[(0|[1-9][0-9]{0,8})\]|\[("(?:[^"\\]|\\.)*")\]', re.ASCII)
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*", re.ASCII)
 _KINDS: tuple[tuple[type, Kind], ...] = (
     (msgspec.Struct, "record"),
     (bool, "boolean"),
@@ -47,8 +52,8 @@ class Problem(NamedTuple):
 class Location:
     """Where a path leads in a Struct type.
 
-    `names` lead through records; `inside` are keys below an open field. `records` are the Struct types on the way, the
-    record's own first, one for each name.
+    `names` lead through records; `inside` are keys and places below an open field or a list. `records` are the Struct types
+    on the way, the record's own first, one for each name.
     """
 
     names: tuple[str, ...]
@@ -56,7 +61,7 @@ class Location:
     kind: Kind
     type: Any
     """The Struct type of a record; otherwise the field's annotation without None and UNSET."""
-    inside: tuple[str, ...] = ()
+    inside: Names = ()
 
     @property
     def path(self) -> str:
@@ -73,39 +78,75 @@ class Location:
         return Location(self.names[:-1], self.records[:-1], "record", self.records[-1]) if len(self.names) > 1 else None
 
 
-def parse(path: str) -> tuple[str, ...]:
-    """The names of a path `.a.b`. Raises InvalidPath."""
-    if not _PATH.fullmatch(path):
+def parse(path: str) -> Names:
+    """The parts of a path: `.a.b`, `["odd key"]`, `[0]`. Raises InvalidPath."""
+    parts: list[str | int] = []
+    at = 0
+    while at < len(path) and (step := _STEP.match(path, at)):
+        name, place, quoted = step.groups()
+        try:
+            parts.append(name or (int(place) if place else json.loads(quoted)))
+        except ValueError:
+            break
+        at = step.end()
+    if not parts or at < len(path) or isinstance(parts[0], int):
         raise InvalidPath(
-            f"{path!r} is no path; write the names of fields with a dot before each, like .transaction.result"
+            f"{path!r} is no path; write the names of fields with a dot before each, like .transaction.result, other keys as "
+            f'["odd key"], places in lists as [0]'
         )
-    return tuple(path[1:].split("."))
+    return tuple(parts)
 
 
-def text(names: Iterable[str]) -> str:
-    """The path of these names."""
-    return "".join(f".{name}" for name in names)
+def parts(path: str) -> Names:
+    """The parts of a path; of one that is none, a name that nothing has."""
+    try:
+        return parse(path)
+    except InvalidPath:
+        return (path,)
+
+
+def touches(one: Names, other: Names) -> bool:
+    """Whether one path leads into the other, or is the same."""
+    return is_within(one, other) or is_within(other, one)
+
+
+def is_within(names: Names, outer: Names) -> bool:
+    """Whether a path is the outer one, or leads below it."""
+    return names[: len(outer)] == outer
+
+
+def text(names: Iterable[str | int]) -> str:
+    """The path of these parts."""
+    return "".join(map(_step, names))
+
+
+def _step(part: str | int) -> str:
+    if isinstance(part, int):
+        return f"[{part}]"
+    return f".{part}" if _PLAIN.fullmatch(part) else f"[{json.dumps(part, ensure_ascii=False)}]"
 
 
 def resolve(path: str, record: type[msgspec.Struct]) -> Location:
     """Where a path leads. Raises InvalidPath, with the nearest field there is."""
     names = parse(path)
     records: list[type[msgspec.Struct]] = []
+    way: list[str] = []
     here = record
     for depth, name in enumerate(names):
         fields = _fields(here)
-        if name not in fields:
+        if not isinstance(name, str) or name not in fields:
             raise InvalidPath(_unknown(names, depth, record, fields))
         records.append(here)
+        way.append(name)
         kind, type_ = fields[name]
-        if depth == len(names) - 1:
-            return Location(names, tuple(records), kind, type_)
-        if kind == "open":
-            return Location(names[: depth + 1], tuple(records), "open", object, names[depth + 1 :])
+        below = names[depth + 1 :]
+        if not below:
+            return Location(tuple(way), tuple(records), kind, type_)
+        if kind == "open" or (kind == "array" and isinstance(below[0], int)):
+            return Location(tuple(way), tuple(records), "open", object, below)
         if kind != "record":
-            raise InvalidPath(
-                f"{path} goes below {text(names[: depth + 1])}, which holds {described(kind)}; end it there"
-            )
+            more = "; places in it are written [0], [1]" if kind == "array" else ""
+            raise InvalidPath(f"{path} goes below {text(way)}, which holds {described(kind)}; end it there{more}")
         here = type_
     raise AssertionError("a path has at least one name")
 
@@ -149,8 +190,8 @@ def _is_union(annotation: Any) -> bool:
     return typing.get_origin(annotation) in (typing.Union, types.UnionType)
 
 
-def _unknown(names: Sequence[str], depth: int, record: type[msgspec.Struct], fields: Mapping[str, Any]) -> str:
-    wrong = names[depth]
+def _unknown(names: Names, depth: int, record: type[msgspec.Struct], fields: Mapping[str, Any]) -> str:
+    wrong = str(names[depth])
     starts = sorted((name for name in fields if wrong.startswith(name)), key=len, reverse=True)
     near = [(*names[:depth], name) for name in starts or difflib.get_close_matches(wrong, fields, 1)]
     elsewhere = [known for known in _all_paths(record, ()) if known[-1] == names[-1]]
@@ -195,18 +236,26 @@ class Loads:
             self._count += 1
             variable = f"v{self._count}"
             inside = isinstance(name, tuple)
-            source = f"{parent}.get({name[0]!r}, UNSET)" if inside else f"{parent}.{name}"
+            source = _inside(parent, name[0]) if inside else f"{parent}.{name}"
             self.lines.append(f"{indent}{variable} = {source}")
             for location in below.get(None, ()):
                 self.variables[location.path] = variable
             set_here.append(variable)
-            opens = any(isinstance(key, tuple) for key in below)
-            if len(below) > (None in below):
-                self.lines.append(f"{indent}if {f'type({variable}) is dict' if opens else variable}:")
+            if any(isinstance(key, tuple) for key in below):
+                set_here += self._emit(below, variable, indent)
+            elif len(below) > (None in below):
+                self.lines.append(f"{indent}if {variable}:")
                 set_below = self._emit(below, variable, indent + "    ")
                 self.lines += [f"{indent}else:", f"{indent}    {' = '.join(set_below)} = UNSET"]
                 set_here += set_below
         return set_here
+
+
+def _inside(parent: str, key: str | int) -> str:
+    """What a JSON value holds under a key, or at a place of a list."""
+    if isinstance(key, int):
+        return f"{parent}[{key}] if type({parent}) is list and len({parent}) > {key} else UNSET"
+    return f"{parent}.get({key!r}, UNSET) if type({parent}) is dict else UNSET"
 
 
 def compiled(name: str, lines: Sequence[str], constants: Mapping[str, Any]) -> Any:

@@ -24,10 +24,10 @@ class InvalidPattern(ValueError):
     """A pattern that cannot be taken. The text says why and what to do."""
 
 
-def matcher(pattern: str) -> Callable[[str], bool]:
+def matcher(pattern: str, ignore_case: bool = False) -> Callable[[str], bool]:
     """A function that says whether the pattern is found anywhere in a text. False for a text longer than `longest(pattern)`."""
     limit = longest(pattern)
-    search = re.compile(pattern).search
+    search = re.compile(pattern, re.IGNORECASE if ignore_case else 0).search
 
     def matches(value: str) -> bool:
         return len(value) <= limit and search(value) is not None

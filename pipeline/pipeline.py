@@ -1,35 +1,39 @@
-"""A record's way from raw to routed: decode, enrich, drop, route, encrypt, encode."""
+"""A record's way from raw to routed: decode, enrich, drop to deduplicate, route, encrypt, encode."""
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any
 
-from pipeline.conditions import compile_routes
 from pipeline.config import SUCCESS, PipelineConfig
-from pipeline.drop import compile_drop
 from pipeline.encryption import Encryption
 from pipeline.enrichment import Join, Tables
+from pipeline.gate import Gate
 from pipeline.keys import Keys
-from schemas.codec import Codec
+from pipeline.matching import SEVERAL, compile_routes
+from pipeline.redaction import compile_redact
+from pipeline.shaping import compile_drop, compile_keep, compile_rename, compile_set
+from pipeline.thinning import Deduplicate, Sample
+from schemas.codec import UNTAKEN, Codec
 from schemas.refused import Refused
 from schemas.subjects import load
 from schemas.writers import Writers
 from stream.records import Record
 
-MEANING = 1
+MEANING = 2
 """Of a config: raised by a release that decodes, drops or routes otherwise under the same config. Readers tell plans apart by it:
 what an older release had written under other routes must not pass for what this one would have."""
 
 
 @dataclass(slots=True)
 class Processed:
-    """What became of a batch: every position of it is either routed or in `dead`.
+    """What became of a batch: every position of it is routed, in `dead`, or left out by `sample` or `deduplicate`.
 
     `positions`, `routes` and `values` go together, in the order of the batch: which record, under which label, and its JSON in
-    UTF-8.
+    UTF-8. With `match: all` a position stands there once for each of its routes.
     """
 
     positions: Sequence[int] = ()
@@ -39,8 +43,18 @@ class Processed:
     """Positions in the batch, in order, with the reason."""
     unknown: Counter[str] = field(default_factory=Counter)
     """How many ids no reference knew, by reference."""
+    cards: int = 0
+    """How many records held a card number in clear; those are in `dead` if the gate refuses them."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """How many records sample and deduplicate left out, by stage."""
+    unlike: int = 0
+    """How many comparisons were of unlike types, and so false."""
     drift: Counter[str] = field(default_factory=Counter)
     """What was normalised or left out, by kind (see schemas/drift.py)."""
+
+    def refuse(self, refused: Iterable[tuple[int, Refused]]) -> None:
+        """These positions are dead too."""
+        self.dead = sorted([*self.dead, *refused], key=lambda one: one[0])
 
 
 class Pipeline:
@@ -66,23 +80,53 @@ class Pipeline:
         encrypted = [rule.field for rule in config.encrypt]
         self._joins = [Join(rule, record, subject.fields, tables, encrypted) for rule in config.enrich]
         self._drop_fields = compile_drop(config.drop, record)
-        self._choose_routes = compile_routes(config.routes, record) if config.routes else _all_success
-        self._encryption = Encryption(config.encrypt, record, name, keys)
+        self._keep_fields = compile_keep(config.keep, record)
+        self._set_fields = compile_set(config.set_, record)
+        self._rename_fields = compile_rename(config.rename, record)
+        self._sample = Sample(config.sample, record) if config.sample else None
+        self._deduplicate = Deduplicate(config.deduplicate, record) if config.deduplicate else None
+        self._unlike: list[None] = []
+        self._choose_routes = (
+            compile_routes(config.routes, record, config.match, lambda: self._unlike.append(None))
+            if config.routes
+            else _all_success
+        )
+        self._keys = keys
+        self._take_keys()
+        self._gate = None if config.gate == "off" else Gate(record, subject.fields, _only_like_digits(config))
 
-    def process(self, records: Sequence[Record]) -> Processed:
-        """Take a batch its whole way. A record that cannot be taken is in `dead`, and costs the others nothing.
+    def process(self, records: Sequence[Record], partition: int = 0) -> Processed:
+        """Take a batch of one partition its whole way. A record that cannot be taken is in `dead`, and costs the others nothing.
 
         Raises only what is a fault of ours; then nothing of the batch may be delivered.
         """
         done = Processed()
         self.writers.wanted.clear()
+        if self._keys.version != self._keys_version:
+            self._take_keys()
         positions, batch = self._decode(records, done)
         self._enrich(batch, done)
         self._drop_fields(batch)
+        self._keep_fields(batch)
+        self._set_fields(batch)
+        self._rename_fields(batch)
+        self._redact(batch)
+        positions, batch = self._leave_out(positions, batch, records, partition, done)
         routes = self._choose_routes(batch)
-        done.positions, batch, done.routes = self._encrypt(positions, batch, routes, done)
-        done.values = list(map(self._codec.encode, batch))
+        done.unlike = len(self._unlike)
+        self._unlike.clear()
+        positions, batch, routes = self._encrypt(positions, batch, routes, done)
+        values = list(map(self._codec.encode, batch))
+        positions, routes, values = self._hold_back_cards(positions, routes, values, batch, records, done)
+        done.positions, done.routes, done.values = self._copy(positions, routes, values)
         return done
+
+    def _take_keys(self) -> None:
+        """What is done with keys is done with those that are active from now on."""
+        record, config = self._codec.type, self._config
+        self._redact = compile_redact(config.redact, record, self._keys)
+        self._encryption = Encryption(config.encrypt, record, self.name, self._keys)
+        self._keys_version = self._keys.version
 
     def plan_hash(self) -> str:
         """Twelve hex digits that change with the pipeline's config, the schema version and MEANING, and not with keys or
@@ -117,7 +161,7 @@ class Pipeline:
         """
         try:
             batch.extend(decoding)
-        except (ValueError, TypeError, RecursionError):
+        except UNTAKEN:
             return False
         return True
 
@@ -133,6 +177,51 @@ class Pipeline:
             if unknown:
                 done.unknown[join.table] += unknown
 
+    def _leave_out(
+        self, positions: Sequence[int], batch: list[Any], raw: Sequence[Record], partition: int, done: Processed
+    ) -> tuple[Sequence[int], list[Any]]:
+        if self._sample is not None:
+            stays = self._sample(positions, batch, raw)
+            positions, batch = list(compress(positions, stays)), list(compress(batch, stays))
+            done.left_out["sample"] = len(stays) - len(batch)
+        if self._deduplicate is not None:
+            stays = self._deduplicate(partition, positions, batch, raw)
+            positions, batch = list(compress(positions, stays)), list(compress(batch, stays))
+            done.left_out["deduplicate"] = len(stays) - len(batch)
+        return positions, batch
+
+    def _hold_back_cards(
+        self,
+        positions: Sequence[int],
+        routes: list[str],
+        values: list[bytes],
+        batch: list[Any],
+        raw: Sequence[Record],
+        done: Processed,
+    ) -> tuple[Sequence[int], list[str], list[bytes]]:
+        if self._gate is None:
+            return positions, routes, values
+        found = self._gate([raw[position] for position in positions], batch, values)
+        done.cards = len(found)
+        if not found or self._config.gate == "count":
+            return positions, routes, values
+        done.refuse((positions[at], Refused("card-number-in-clear", path)) for at, path in found.items())
+        kept = [at for at in range(len(values)) if at not in found]
+        return [positions[at] for at in kept], [routes[at] for at in kept], [values[at] for at in kept]
+
+    def _copy(
+        self, positions: Sequence[int], routes: list[str], values: list[bytes]
+    ) -> tuple[Sequence[int], list[str], list[bytes]]:
+        """With `match: all`, a record once for each of its routes."""
+        if self._config.match == "first":
+            return positions, routes, values
+        copied = [
+            (position, route, value)
+            for position, taken, value in zip(positions, routes, values, strict=True)
+            for route in taken.split(SEVERAL)
+        ]
+        return [one[0] for one in copied], [one[1] for one in copied], [one[2] for one in copied]
+
     def _encrypt(
         self, positions: Sequence[int], batch: list[Any], routes: list[str], done: Processed
     ) -> tuple[Sequence[int], list[Any], list[str]]:
@@ -140,9 +229,16 @@ class Pipeline:
         if not refused:
             return positions, batch, routes
         gone = dict(refused)
-        done.dead = sorted([*done.dead, *((positions[at], why) for at, why in refused)], key=lambda one: one[0])
+        done.refuse((positions[at], why) for at, why in refused)
         kept = [at for at in range(len(batch)) if at not in gone]
         return [positions[at] for at in kept], [batch[at] for at in kept], [routes[at] for at in kept]
+
+
+def _only_like_digits(config: PipelineConfig) -> list[str]:
+    """Fields whose text may look like a card number by chance: ciphertext in hex, and hashes."""
+    hexadecimal = [rule for rule in config.encrypt if rule.encoding == "hex"]
+    paths = [path for rule in hexadecimal for path in (rule.field, rule.iv_field) if path]
+    return [*paths, *(rule.field for rule in config.redact if rule.by == "hash")]
 
 
 def _all_success(batch: Sequence[Any]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from decimal import Decimal
 from typing import Any
@@ -11,13 +11,15 @@ import fastavro
 import msgspec
 
 from schemas.drift import OUTCOMES, Normaliser, parsed
-from schemas.fields import Field
+from schemas.fields import Field, sealed
 from schemas.refused import Refused
 from schemas.structs import decoding_hook, record_type
 from schemas.subjects import Subject
 from schemas.values import MAX_DEPTH, too_deep
 from schemas.writers import Writers
 
+UNTAKEN = (ValueError, TypeError, ArithmeticError, RecursionError)
+"""What `Codec.decode_fast` raises for a record that it does not take. ArithmeticError: a number beyond what Decimal reads."""
 _FRAMING = 5  # a zero byte and the schema id in four
 _encoder = msgspec.json.Encoder(decimal_format="number")
 
@@ -26,25 +28,34 @@ class Codec:
     """Reads and writes records of a subject's newest version. Not thread-safe: `drift` is counted without a lock.
 
     `type` is the Struct type of the records. `decode_fast(bytes)` is the C decoder itself: it takes records that keep the
-    contract to the letter, or say an outcome in words, and raises a ValueError (msgspec.DecodeError, UnicodeDecodeError)
-    or RecursionError for all others, which `decode` may still take. What it gives goes through `settle` before use.
+    contract to the letter, or say an outcome in words, and raises one of UNTAKEN for all others, which `decode` may still
+    take. What it gives goes through `settle` before use.
 
     `encode(record)` gives JSON in UTF-8: keys in schema order, absent stays absent, null stays null, decimals as they were
     written. `drift` counts normalisations by kind, since the start.
     """
 
-    def __init__(self, subject: Subject, extra: Iterable[tuple[str, ...]] = (), writers: Writers | None = None) -> None:
-        """`extra`: paths of further text fields. `writers`: the schemas of Avro records by id; without it those of this tree."""
+    def __init__(
+        self,
+        subject: Subject,
+        extra: Iterable[tuple[str, ...]] = (),
+        writers: Writers | None = None,
+        encrypted: Collection[tuple[str, ...]] = (),
+    ) -> None:
+        """`extra`: paths of further text fields. `writers`: the schemas of Avro records by id; without it those of this tree.
+        `encrypted`: paths of fields that hold tokens, so text.
+        """
         self.subject = subject
         self.writers = writers or Writers()
-        self.type: type[msgspec.Struct] = record_type(subject, extra)
+        self.type: type[msgspec.Struct] = record_type(subject, extra, encrypted)
         self.drift: Counter[str] = Counter()
         self.decode_fast: Callable[[bytes], Any] = msgspec.json.Decoder(
             self.type, dec_hook=decoding_hook, float_hook=Decimal
         ).decode
         self.encode: Callable[[Any], bytes] = _encoder.encode
-        self._outcomes = [field.path for top in subject.fields for field in top.walk() if field.drift == "outcome"]
-        self._normalise = Normaliser(self.type, subject.fields, self.drift)
+        held = sealed(subject.fields, encrypted)
+        self._outcomes = [field.path for top in held for field in top.walk() if field.drift == "outcome"]
+        self._normalise = Normaliser(self.type, held, self.drift)
 
     def decode(self, value: bytes | None) -> Any:
         """One record of any accepted form: JSON, JSON with known drift, Avro in Confluent's framing.
@@ -53,16 +64,19 @@ class Codec:
         """
         if value is None:
             raise Refused("null-value")
-        with suppress(ValueError, RecursionError):
+        with suppress(*UNTAKEN):
             record = self.decode_fast(value)
             self.settle([record])
             return record
-        return self._normalise(self._avro(value) if value[:1] == b"\0" else _json(value))
+        return self.from_avro(self._avro(value)) if value[:1] == b"\0" else self._normalise(_json(value))
 
     def from_avro(self, record: dict[str, Any]) -> Any:
         """A record as its writer's schema has it. Null fields are left out, and what our schema does not name is, counted, as in
         JSON. Raises Refused."""
-        return self._normalise(_as_json(record, self.subject.fields))
+        drift: Counter[str] = Counter()
+        made = self._normalise(_as_json(record, self.subject.fields, drift))
+        self.drift.update(drift)
+        return made
 
     def settle(self, records: Sequence[Any]) -> None:
         """Put right, in place, what `decode_fast` takes in another form: outcomes in words become true and false."""
@@ -84,13 +98,14 @@ class Codec:
             raise Refused("unknown-schema-id")
         if writer.name != self.subject.latest.parsed["name"]:
             raise Refused("wrong-schema")
-        body = io.BytesIO(value[_FRAMING:])
+        body = value[_FRAMING:]
         record = None
         with suppress(Exception):  # fastavro raises whatever the bytes lead it into, and quotes them
-            record = fastavro.schemaless_reader(body, writer.parsed)
-        if not isinstance(record, dict) or body.read(1):
+            if writer.end(body, 0) == len(body):
+                record = fastavro.schemaless_reader(io.BytesIO(body), writer.parsed)
+        if not isinstance(record, dict):
             raise Refused("not-avro")
-        return _as_json(record, self.subject.fields)
+        return record
 
 
 def _json(value: bytes) -> Any:
@@ -110,19 +125,21 @@ def _json(value: bytes) -> Any:
     raise refused
 
 
-def _as_json(record: dict[str, Any], fields: tuple[Field, ...]) -> dict[str, Any]:
+def _as_json(record: dict[str, Any], fields: tuple[Field, ...], drift: Counter[str]) -> dict[str, Any]:
     """An Avro record as it would have come in JSON: without nulls, open fields parsed. What our schema does not name stays."""
     known = {field.name: field for field in fields}
-    return {name: _value(value, known.get(name)) for name, value in record.items() if value is not None}
+    return {name: _value(value, known.get(name), drift) for name, value in record.items() if value is not None}
 
 
-def _value(value: Any, field: Field | None) -> Any:
+def _value(value: Any, field: Field | None, drift: Counter[str]) -> Any:
     if field is not None and field.kind == "record" and isinstance(value, dict):
-        return _as_json(value, field.fields)
+        return _as_json(value, field.fields, drift)
     if field is not None and field.kind in ("json", "object") and isinstance(value, str):
         try:
             return parsed(value)
         except (ValueError, ArithmeticError):
+            if field.kind == "json":  # of an object the normaliser says so
+                drift["bare-text"] += 1
             return value  # text that is no JSON is text
         except RecursionError:
             raise Refused("too-deep", field.text_path) from None

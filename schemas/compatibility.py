@@ -12,7 +12,7 @@ from typing import Any, Literal
 import fastavro
 from fastavro.schema import SchemaParseException, UnknownType
 
-from schemas.fields import InvalidSchema
+from schemas.fields import MAX_FIELDS, InvalidSchema
 from schemas.subjects import Column
 from schemas.validity import faults
 
@@ -33,15 +33,17 @@ Change = Literal[
     "branch-added",
     "alias-changed",
     "mark-removed",
+    "mark-added",
     "column-changed",
     "version-removed",
     "version-edited",
     "id-changed",
 ]
 
-_MAX_FIELDS = 10_000
 _MUST_HAVE = {"record": "fields", "error": "fields", "enum": "symbols", "fixed": "size"}
 _NAMED = tuple(_MUST_HAVE)
+_HOLDS = {"array": ("items", "[]"), "map": ("values", "{}")}
+"""Types that hold values of one other: where it stands, and what is appended to the path."""
 _ADVICE: dict[Change, tuple[str, str]] = {
     "removed": ("readers lose a value that they were promised", "keep the field; write null from now on"),
     "renamed": (
@@ -83,6 +85,10 @@ _ADVICE: dict[Change, tuple[str, str]] = {
         "values that were masked, exempt or put right are not any more",
         "leave the mark; a mark may be added",
     ),
+    "mark-added": (
+        "a card number in it would pass for a number of another kind",
+        "leave number_kind out: what a sensitive field holds is looked at",
+    ),
     "column-changed": (
         "CSV readers by position or header take another value",
         "keep the columns in order; append only",
@@ -122,7 +128,8 @@ def check(old: Any, new: Any) -> list[Finding]:
 
     Raises InvalidSchema, with what to do, for what is no valid Avro, recursive, or too large to have an answer.
     """
-    return list(_Comparison().types(resolved(old, "old schema"), resolved(new, "new schema"), ""))
+    was, now = resolved(old, "old schema"), resolved(new, "new schema")
+    return list(_Comparison(was).types(was, now, ""))
 
 
 def check_columns(old: Sequence[Column], new: Sequence[Column]) -> list[Finding]:
@@ -150,8 +157,10 @@ def finding(path: str, change: Change, text: str) -> Finding:
 class _Comparison:
     """Walks two resolved schemas at once. A named type that is used twice is compared once."""
 
-    def __init__(self) -> None:
+    def __init__(self, old: Any) -> None:
         self._seen: set[tuple[int, int]] = set()
+        self._names_before = {one["name"] for one in _types(old) if one["type"] in _NAMED}
+        self._new: set[int] = set()
 
     def types(self, old: Any, new: Any, path: str) -> Iterator[Finding]:
         if isinstance(old, list) and isinstance(new, list):
@@ -171,10 +180,9 @@ class _Comparison:
             yield from self._fields(old["fields"], new["fields"], path)
         elif kind == "enum":
             yield from _symbols(old, new, path)
-        elif kind == "array":
-            yield from self.types(old["items"], new["items"], f"{path}[]")
-        elif kind == "map":
-            yield from self.types(old["values"], new["values"], f"{path}{{}}")
+        elif kind in _HOLDS:
+            key, sign = _HOLDS[kind]
+            yield from self.types(old[key], new[key], path + sign)
         elif kind == "fixed" and old["size"] != new["size"]:
             yield finding(path, "retyped", f"was {old['size']} bytes long and is {new['size']}")
 
@@ -188,7 +196,7 @@ class _Comparison:
             name, at = field["name"], f"{path}.{field['name']}"
             if name not in places:
                 heir = new[place] if place < len(new) and new[place]["name"] not in old_names else None
-                if heir is not None and (_same(heir["type"], field["type"]) or name in heir.get("aliases", ())):
+                if heir is not None and (_same_type(field["type"], heir["type"]) or name in heir.get("aliases", ())):
                     renamed.add(heir["name"])
                     yield finding(at, "renamed", f"is called {heir['name']} now")
                 else:
@@ -206,8 +214,30 @@ class _Comparison:
                 yield finding(at, "not-at-the-end", "is new and stands before fields that were there")
             if "default" not in field:
                 yield finding(at, "no-default", "is new and has no default")
-            if field.get("aliases"):
-                yield finding(at, "alias-changed", f"is new and has the aliases {', '.join(field['aliases'])}")
+            yield from self._new_field(field, at)
+
+    def _new_field(self, field: Mapping[str, Any], path: str) -> Iterator[Finding]:
+        if field.get("aliases"):
+            yield finding(path, "alias-changed", f"is new and has the aliases {', '.join(field['aliases'])}")
+        yield from _exempted({}, field, path)
+        yield from self._new_type(field["type"], path)
+
+    def _new_type(self, type_: Any, path: str) -> Iterator[Finding]:
+        """Aliases in what is new: to some readers it would be what was there. Types that were there are compared elsewhere."""
+        if isinstance(type_, list):
+            for branch in type_:
+                yield from self._new_type(branch, path)
+            return
+        if id(type_) in self._new or (type_["type"] in _NAMED and type_["name"] in self._names_before):
+            return
+        self._new.add(id(type_))
+        if type_["type"] in _NAMED and type_.get("aliases"):
+            yield finding(path, "alias-changed", f"its type is new and has the aliases {', '.join(type_['aliases'])}")
+        for field in _fields_in(type_):
+            yield from self._new_field(field, f"{path}.{field['name']}")
+        if type_["type"] in _HOLDS:
+            key, sign = _HOLDS[type_["type"]]
+            yield from self._new_type(type_[key], path + sign)
 
     def _field(self, old: Mapping[str, Any], new: Mapping[str, Any], path: str) -> Iterator[Finding]:
         if ("default" in old) != ("default" in new) or not _same(old.get("default"), new.get("default")):
@@ -218,6 +248,7 @@ class _Comparison:
             was_mark, now_mark = _marks(old).get(mark), _marks(new).get(mark)
             if was_mark and was_mark != now_mark:
                 yield finding(path, "mark-removed", f"was marked {mark}: {_say(was_mark)} and is not any more")
+        yield from _exempted(old, new, path)
         was_form, now_form = _form(old), _form(new)
         if was_form != now_form:
             yield finding(
@@ -278,6 +309,13 @@ def _aliases(old: Mapping[str, Any], new: Mapping[str, Any], path: str) -> Itera
         yield finding(path, "alias-changed", text)
 
 
+def _exempted(old: Mapping[str, Any], new: Mapping[str, Any], path: str) -> Iterator[Finding]:
+    """A sensitive field that was no number of another kind, and is one now."""
+    marks = _marks(new)
+    if marks.get("number_kind") and not _marks(old).get("number_kind") and marks.get("sensitive"):
+        yield finding(path, "mark-added", f"is sensitive and was no number of kind {_say(marks['number_kind'])}")
+
+
 def _form(field: Mapping[str, Any]) -> str:
     """The JSON form that a field is marked with (`sluice.type`), as text to compare."""
     marks = _marks(field)
@@ -293,6 +331,29 @@ def _marks(field: Mapping[str, Any]) -> Mapping[str, Any]:
 def _same(one: Any, other: Any) -> bool:
     """Equal as JSON: 0, 0.0 and false are three values."""
     return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+
+
+def _same_type(one: Any, other: Any) -> bool:
+    return not any(_Comparison(one).types(one, other, ""))
+
+
+def _types(resolved: Any) -> Iterator[Mapping[str, Any]]:
+    """Every type in a resolved schema, once, but for unions."""
+    left, seen = [resolved], set()
+    while left:
+        type_ = left.pop()
+        if isinstance(type_, list):
+            left += type_
+        elif id(type_) not in seen:
+            seen.add(id(type_))
+            yield type_
+            left += [field["type"] for field in _fields_in(type_)]
+            left += [type_[key] for kind, (key, _) in _HOLDS.items() if kind == type_["type"]]
+
+
+def _fields_in(type_: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    fields: Sequence[Mapping[str, Any]] = type_["fields"] if type_["type"] in ("record", "error") else ()
+    return fields
 
 
 def _say(value: Any) -> str:
@@ -311,9 +372,9 @@ def resolved(schema: Any, which: str) -> Any:
     more than 10,000 fields.
     """
     too_many = InvalidSchema(
-        f"{which}: more than {_MAX_FIELDS} fields; split the record, or hold rare keys as text of type json"
+        f"{which}: more than {MAX_FIELDS} fields; split the record, or hold rare keys as text of type json"
     )
-    if _size(schema) > _MAX_FIELDS:
+    if _size(schema) > MAX_FIELDS:
         raise too_many
     try:
         fastavro.parse_schema(schema, {})
@@ -337,7 +398,7 @@ def resolved(schema: Any, which: str) -> Any:
 def _size(schema: Any) -> int:
     """How many objects there are in a parsed JSON file, counted without recursion and no further than needed."""
     left, count = [schema], 0
-    while left and count <= _MAX_FIELDS:
+    while left and count <= MAX_FIELDS:
         value = left.pop()
         if isinstance(value, Mapping):
             count += "name" in value and "type" in value

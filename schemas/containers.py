@@ -14,7 +14,7 @@ import fastavro
 import msgspec
 
 from schemas.drift import parsed
-from schemas.fields import Field
+from schemas.fields import Field, Kind
 from schemas.subjects import Subject
 
 if TYPE_CHECKING:
@@ -25,6 +25,17 @@ Packing = Literal["none", "gzip", "zstd"]
 
 _AVRO = {"none": "null", "gzip": "deflate", "zstd": "zstandard"}
 _json = msgspec.json.Encoder(decimal_format="number").encode
+_HELD: Mapping[Kind, tuple[type, ...]] = {
+    "string": (str,),
+    "timestamp": (str,),
+    "long": (int,),
+    "double": (int, float, Decimal),
+    "boolean": (bool,),
+    "decimal": (int, Decimal),
+    "array": (list,),
+    "record": (dict,),
+}
+"""What parsed JSON is taken for a field. Open fields hold anything."""
 BLOCK_BYTES = 256 * 1024
 """Of an Avro container: what a reader unpacks at once."""
 
@@ -56,14 +67,17 @@ def parquet(subject: Subject, values: Iterable[bytes], packing: Packing) -> byte
 
 
 def avro_form(fields: tuple[Field, ...], record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record, as JSON has it, as Avro has it: open fields as JSON text, decimals exact. Absent and null fields are left out,
-    and what no schema names.
+    """A record, JSON as the codec writes it and parsed, as Avro has it: open fields as JSON text, decimals exact. Absent and null
+    fields are left out, and what no schema names. Raises ValueError for a field that holds what its type does not allow.
     """
     made: dict[str, Any] = {}
     for field in fields:
         value = record.get(field.name)
         if value is None:
             continue
+        held = _HELD.get(field.kind)
+        if held and type(value) not in held:
+            raise ValueError(f"{field.text_path} holds no {field.kind}")
         match field.kind:
             case "record":
                 made[field.name] = avro_form(field.fields, value)

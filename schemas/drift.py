@@ -5,31 +5,46 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal, get_args
 
 import msgspec
 
 from schemas.fields import Field
 from schemas.refused import Refused
-from schemas.values import CAMEL_HUMP, LONG_MAX, LONG_MIN, fits, open_fault
+from schemas.timestamps import in_utc
+from schemas.values import DOUBLE_EXACT, LONG_MAX, LONG_MIN, NUMBER, camel_keys, fits, open_fault
 
 parsed = msgspec.json.Decoder(float_hook=Decimal).decode
 """Any JSON, its fractions as Decimals, which keep the digits as they were written."""
 
+DriftKind = Literal[
+    "flag",  # true or false as 1 or 0
+    "outcome",  # true or false as "success" or "fail"
+    "severity",  # a severity in capitals
+    "source-name",  # the description of an event's source under its old name
+    "timestamp",  # a timestamp in another form, or with another offset than UTC's
+    "timestamp-unread",  # a timestamp that has no known form: it goes as it came
+    "number-text",  # a decimal, or the volume of a quota, as text
+    "detail-text",  # an object as text
+    "bare-text",  # in Avro, text where text that holds JSON belongs
+    "camel-case",  # a key of a quota in camelCase
+    "unknown-field",  # a key that no schema names: it is left out
+]
+"""What `sluice_drift_total` counts by. Part of the contract: kinds are added, never renamed."""
+
+DRIFT_KINDS: tuple[DriftKind, ...] = get_args(DriftKind)
+
 Convert = Callable[[Any], Any]
 
-_TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\d)([T ])(\d\d:\d\d:\d\d)(\.\d{1,9})?(Z|[+-]00:?00)?", re.ASCII)
-_NUMBER = re.compile(r"-?\d{1,20}(\.\d{1,20})?", re.ASCII)
 _BARE_TIMESTAMP = re.compile(r"(:\s*)(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z?)(?=\s*[,}])", re.ASCII)
-_SEVERITIES = {"INFO": "Info", "WARN": "Warn", "CRITICAL": "Critical"}
+SEVERITIES = {"INFO": "Info", "WARN": "Warn", "CRITICAL": "Critical"}
 OUTCOMES = {"success": True, "fail": False}
 
 
 class Normaliser:
     """Builds a record of a Struct type from a parsed JSON object, accepting every known drift.
 
-    `drift` counts, for records that are taken, by kind: flag, outcome, severity, source-name, timestamp, number-text,
-    detail-text, camel-case, and unknown-field for keys that no schema names, which are left out.
+    `drift` counts, by DriftKind, for records that are taken.
     """
 
     def __init__(self, record: type[msgspec.Struct], fields: tuple[Field, ...], drift: Counter[str]) -> None:
@@ -56,8 +71,9 @@ class Normaliser:
         def build(value: Any) -> Any:
             if type(value) is not dict:
                 raise Refused("wrong-type", path)
-            if drift == "source-name" and "name" in value and "description" not in value:
-                value = {("description" if key == "name" else key): item for key, item in value.items()}
+            if drift == "source-name" and "name" in value and value.get("description") is None:
+                named = {key: item for key, item in value.items() if key != "description"}
+                value = {("description" if key == "name" else key): item for key, item in named.items()}
                 count["source-name"] += 1
             taken = {}
             for key, item in value.items():
@@ -91,9 +107,9 @@ class Normaliser:
     def _severity(self, path: str) -> Convert:
         def convert(value: Any) -> str:
             text: str = _text(path)(value)
-            if text in _SEVERITIES:
+            if text in SEVERITIES:
                 self._drift["severity"] += 1
-                return _SEVERITIES[text]
+                return SEVERITIES[text]
             return text
 
         return convert
@@ -101,11 +117,10 @@ class Normaliser:
     def _timestamp(self, path: str) -> Convert:
         def convert(value: Any) -> str:
             text: str = _text(path)(value)
-            found = _TIMESTAMP.fullmatch(text)
-            if found is None:
+            normal = in_utc(text)
+            if normal is None:
+                self._drift["timestamp-unread"] += 1
                 return text
-            day, _, time, fraction, _ = found.groups()
-            normal = f"{day}T{time}{fraction or ''}Z"
             if normal != text:
                 self._drift["timestamp"] += 1
             return normal
@@ -128,7 +143,7 @@ class Normaliser:
 
     def _decimal(self, path: str, precision: int, scale: int) -> Convert:
         def convert(value: Any) -> Decimal:
-            if type(value) is str and _NUMBER.fullmatch(value):
+            if type(value) is str and NUMBER.fullmatch(value):
                 number = Decimal(value)
                 self._drift["number-text"] += 1
             elif type(value) is int or type(value) is Decimal:
@@ -158,15 +173,14 @@ class Normaliser:
         return convert
 
     def _quota(self, quota: dict[str, Any]) -> dict[str, Any]:
-        normal: dict[str, Any] = {}
-        for key, value in quota.items():
-            name = CAMEL_HUMP.sub("_", key).lower()
-            if name != key:
-                self._drift["camel-case"] += 1
-            if name == "volume" and type(value) is str and _NUMBER.fullmatch(value):
-                value = Decimal(value)  # noqa: PLW2901  # the same number, exact
-                self._drift["number-text"] += 1
-            normal[name] = value
+        names = camel_keys(quota)
+        if names:
+            self._drift["camel-case"] += len(names)
+        normal = {names.get(key, key): value for key, value in quota.items()}
+        volume = normal.get("volume")
+        if type(volume) is str and NUMBER.fullmatch(volume):
+            normal["volume"] = Decimal(volume)
+            self._drift["number-text"] += 1
         return normal
 
 
@@ -211,11 +225,16 @@ def _double(path: str) -> Convert:
             number = float(value)
         except (OverflowError, ValueError):
             number = math.inf
-        if not math.isfinite(number) or (type(value) is int and number != value) or (number == 0 and value != 0):
+        if not math.isfinite(number) or (type(value) is not float and _loses_digits(number, value)):
             raise Refused("wrong-type", path)
         return number
 
     return convert
+
+
+def _loses_digits(number: float, value: int | Decimal) -> bool:
+    """Whether the double that came of a number is one where not even the whole part is sure, and is written otherwise."""
+    return abs(number) >= DOUBLE_EXACT and Decimal(repr(number)) != value
 
 
 def _array(path: str, items: tuple[str, ...]) -> Convert:

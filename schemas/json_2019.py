@@ -5,14 +5,16 @@ is its source's `name`; and the keys of an event stand as they did. Names and or
 at the end.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from schemas.drift import parsed
+from schemas.drift import SEVERITIES, parsed
 from schemas.fields import Field
 from schemas.subjects import Subject
+from schemas.timestamps import UTC
 
 _ORDER = (
     "id", "timestamp", "event_source", "event_severity", "event_type", "organisation", "user", "alert", "description",
@@ -20,6 +22,8 @@ _ORDER = (
 )  # fmt: skip
 """Of the keys of an event (the documented examples of 2021). Usage has no other order than today's."""
 _LONGEST = len("2021-10-06T10:42:58")
+_IN_CAPITALS = list(SEVERITIES.values())
+_is_utc = re.compile(UTC).match
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
 
@@ -48,7 +52,7 @@ def json_2019(subject: Subject) -> Callable[[bytes], bytes]:
 def _timestamps(fields: tuple[Field, ...], record: dict[str, Any]) -> None:
     for field in fields:
         value = record.get(field.name)
-        if field.kind == "timestamp" and type(value) is str and value.endswith("Z") and value[10:11] == "T":
+        if field.kind == "timestamp" and type(value) is str and _is_utc(value):
             record[field.name] = f"{value[:10]} {value[11:_LONGEST]}"
         elif field.kind == "record" and type(value) is dict:
             _timestamps(field.fields, value)
@@ -58,8 +62,8 @@ def _event(record: dict[str, Any]) -> dict[str, Any]:
     if type(record.get("alert")) is bool:
         record["alert"] = int(record["alert"])
     severity, source = record.get("event_severity"), record.get("event_source")
-    if type(severity) is dict and type(severity.get("description")) is str:
+    if type(severity) is dict and severity.get("description") in _IN_CAPITALS:
         severity["description"] = severity["description"].upper()
-    if type(source) is dict and "description" in source:
+    if type(source) is dict and "description" in source and "name" not in source:
         record["event_source"] = {"name" if key == "description" else key: item for key, item in source.items()}
     return {name: record[name] for name in _ORDER if name in record} | record

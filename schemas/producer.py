@@ -2,18 +2,22 @@
 
 check = Checker("event")
 checked = check(b'{"id": 1, ...}')      # raises Refused: reason and path
-await producer.send("raw.events", value, key=checked.key)
+await producer.send("raw.events", checked.value, key=checked.key)
+await producer.send("raw.events", framed(load("event").latest, checked), key=checked.key)     # the same in Avro
 """
 
 import io
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any, BinaryIO, NamedTuple
 
 import fastavro
 from msgspec import UNSET
 
+from schemas import containers
+from schemas.avro_bytes import End, compiled
 from schemas.codec import Codec
-from schemas.containers import avro_form
+from schemas.drift import parsed
 from schemas.subjects import Version, id_of, load
 
 CONTAINER = b"Obj\x01"
@@ -23,12 +27,19 @@ __all__ = ["Checked", "Checker", "InvalidContainer", "avro_form", "framed"]
 
 
 class Checked(NamedTuple):
-    """A record that will be taken."""
+    """A record that will be taken. Its repr holds nothing of it."""
 
     key: bytes | None
     """The device's or the endpoint's id as text: records of one stay in order. None for a record that names neither."""
     drift: Mapping[str, int]
     """What will be normalised or left out, by kind; empty for a record that keeps the contract to the letter."""
+    value: bytes
+    """The record with that done, JSON in UTF-8: a pipeline makes the same of it as of what was checked."""
+    subject: str
+    """What it was checked as."""
+
+    def __repr__(self) -> str:
+        return f"<Checked {self.subject} of {len(self.value)} bytes>"
 
 
 class InvalidContainer(ValueError):
@@ -49,18 +60,19 @@ class Checker:
         """`value`: JSON in UTF-8, or Avro in Confluent's framing. Raises Refused."""
         before = self._codec.drift.copy()
         record = self._codec.decode(value)
-        return Checked(_key(record), self._codec.drift - before)
+        drift = self._codec.drift - before
+        return Checked(_key(record), drift, self._codec.encode(record), self._codec.subject.name)
 
     def container(self, source: BinaryIO) -> Iterator[tuple[bytes, Mapping[str, int]]]:
         """The records of an Avro container, as JSON, each with what was normalised or left out for that. Raises
         InvalidContainer, and Refused for what a pipeline refuses."""
         latest = self._codec.subject.latest
         try:
-            records = fastavro.reader(source)
-            schema = records.writer_schema
+            blocks = fastavro.block_reader(source)
+            schema = blocks.writer_schema
             if not isinstance(schema, dict) or schema.get("name") != latest.parsed["name"]:
                 raise InvalidContainer(f"its records are not those of {latest}; write it with a schema of that name")
-            for record in records:
+            for record in _whole(blocks):
                 before = self._codec.drift.copy()
                 value = self._codec.encode(self._codec.from_avro(record))
                 yield value, self._codec.drift - before
@@ -75,15 +87,45 @@ class Checker:
             ) from None
 
 
-def framed(version: Version, record: Mapping[str, Any]) -> bytes:
-    """A record, as JSON has it, as Avro in Confluent's framing: a zero byte, the schema id, the body.
+def avro_form(version: Version, checked: Checked) -> dict[str, Any]:
+    """A record that was checked, as Avro serialisers take it: open fields as JSON text, decimals exact, null fields left out. So
+    are fields that came after this version. Raises ValueError for a version of another subject.
+    """
+    if checked.subject != version.subject:
+        raise ValueError(
+            f"the record was checked as {checked.subject}, and {version} is no version of that; take one that is"
+        )
+    return containers.avro_form(version.fields, parsed(checked.value))
 
-    Open fields become JSON text, decimals what Avro holds; fields that are absent are null. Fields of no schema are left
-    out. Raises ValueError and TypeError for what the version does not hold.
+
+def framed(version: Version, checked: Checked) -> bytes:
+    """A record that was checked, as Avro in Confluent's framing: a zero byte, the id of `schemas/ids.json`, the body. As
+    `avro_form` has it, and what is left out is null.
     """
     body = io.BytesIO()
-    fastavro.schemaless_writer(body, version.parsed, avro_form(version.fields, record))
+    fastavro.schemaless_writer(body, version.parsed, avro_form(version, checked))
     return b"\0" + id_of(version).to_bytes(4, "big") + body.getvalue()
+
+
+def _whole(blocks: Any) -> Iterator[Any]:
+    """The records of blocks that hold as many as they say and nothing else: fastavro passes over what is beyond their count.
+    Raises InvalidContainer for other blocks."""
+    end = compiled(blocks.writer_schema)
+    for block in blocks:
+        if not _holds(block.bytes_.getvalue(), block.num_records, end):
+            raise InvalidContainer("a block of the file holds other records than it says: it is damaged; get it again")
+        yield from block
+
+
+def _holds(data: bytes, count: int, end: End) -> bool:
+    if not 0 <= count <= len(data):  # records that take no bytes have no end
+        return False
+    at = 0
+    with suppress(ValueError, IndexError, RecursionError):
+        for _ in range(count):
+            at = end(data, at)
+        return at == len(data)
+    return False
 
 
 def _key(record: Any) -> bytes | None:

@@ -61,11 +61,15 @@ class Breaks(Exception):
     """A registry holds a version under our name that ours do not go with. The text says where and why."""
 
 
+class Unusable(Exception):
+    """A registry has a schema with this id, and records of it cannot be read. The text says why."""
+
+
 class Registry(Protocol):
     """Where schemas are known by id. Every method may block for ANSWER_SECONDS a request, and raises RegistryUnavailable."""
 
     async def schema(self, number: int) -> Any:
-        """The parsed schema with this id; None if there is none."""
+        """The parsed schema with this id, which may be no valid Avro; None if there is none. Raises Unusable."""
         ...
 
     async def compare(self, subject: Subject, name: str) -> None:
@@ -110,7 +114,13 @@ class HttpRegistry:
 
     async def schema(self, number: int) -> Any:
         found = await self._ask("GET", f"/schemas/ids/{number}") if number <= LARGEST_ID else None
-        return None if found is None else self._parsed(found)
+        if found is None:
+            return None
+        if found.get("schemaType", "AVRO") != "AVRO":  # left out where it is Avro
+            raise Unusable("is Protobuf or JSON Schema, and only Avro is read; produce with an Avro schema")
+        if found.get("references"):
+            raise Unusable("refers to other schemas, which are not looked up; register it as one whole schema")
+        return self._parsed(found)
 
     async def compare(self, subject: Subject, name: str) -> None:
         newest = await self._ask("GET", f"/subjects/{name}/versions/latest")

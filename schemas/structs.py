@@ -2,7 +2,7 @@
 
 import functools
 import operator
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from decimal import Context, Decimal, Inexact, InvalidOperation
 from types import GenericAlias
 from typing import Annotated, Any, Literal
@@ -10,22 +10,23 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from schemas.fields import Field
+from schemas.fields import Field, sealed
 from schemas.subjects import Subject
-from schemas.values import open_fault, quota_drifts
+from schemas.timestamps import UTC
+from schemas.values import DOUBLE_EXACT, open_fault, quota_drifts
 
 Path = tuple[str, ...]
 
 _LONG = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-# `2021-10-27T08:38:02.000Z`. Every other form takes the way through drift.py.
-_TIMESTAMP = Annotated[str, Meta(pattern="^.{10}T.{8,}Z$")]
+# Every other form takes the way through drift.py.
+_TIMESTAMP = Annotated[str, Meta(pattern=UTC)]
 # `INFO` and `WARN` take the way through drift.py.
 _SEVERITY = Annotated[str, Meta(pattern="^(?![A-Z]+$)")]
 # The Python simulator's devices say the outcome in words, in every transaction: too many for drift.py.
 # `Codec.settle` puts them right.
 _OUTCOME = bool | Literal["success", "fail"]
-# Beyond this a whole number may lose digits; drift.py takes those that do not.
-_DOUBLE = Annotated[float, Meta(gt=-(2.0**53), lt=2.0**53)]
+# Beyond this a number may lose digits of its whole part; drift.py takes those that do not.
+_DOUBLE = Annotated[float, Meta(gt=-DOUBLE_EXACT, lt=DOUBLE_EXACT)]
 _SCALARS: dict[str, Any] = {"string": str, "timestamp": _TIMESTAMP, "long": _LONG, "double": _DOUBLE, "boolean": bool}
 
 
@@ -41,19 +42,20 @@ class _Checked(type):
         return isinstance(value, cls.held)
 
 
-def record_type(subject: Subject, extra: Iterable[Path] = ()) -> type[msgspec.Struct]:
+def record_type(subject: Subject, extra: Iterable[Path] = (), encrypted: Collection[Path] = ()) -> type[msgspec.Struct]:
     """The Struct type of a subject's newest version: fields in schema order, each `T | None | UnsetType`, absent by default.
 
     Text is str, ids are int, decimals are subclasses of Decimal in name only (values are plain Decimals), open fields are
     classes of their own (values are plain dicts and JSON values). Decoders of the type need `dec_hook=decoding_hook`.
 
     `extra` are paths of further text fields, appended to the records that they name (`("transaction", "cc", "number_iv")`);
-    paths that are there already are left as they are. Raises ValueError if a path leads through what is no record.
+    paths that are there already are left as they are. `encrypted` are paths of fields that are text, whatever the schema
+    says: tokens. Raises ValueError if a path leads through what is no record.
     """
     added = list(dict.fromkeys(tuple(path) for path in extra))
     for path in added:
         _check_extra(subject, path)
-    return _struct(subject.name.capitalize(), subject.fields, (), added)
+    return _struct(subject.name.capitalize(), sealed(subject.fields, encrypted), (), added)
 
 
 def decoding_hook(type_: Any, value: Any) -> Any:

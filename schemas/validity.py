@@ -23,44 +23,60 @@ _PLAIN: dict[str, Callable[[Any], bool]] = {
 _MISSING = object()
 
 
-def faults(schema: Any, path: str = "") -> Iterator[str]:
-    """What is wrong, each with its place. A named type that is used twice may be looked at twice."""
+def faults(schema: Any) -> Iterator[str]:
+    """What is wrong, each with its place. A type that is used in several places is looked at in the first."""
+    yield from _type(schema, "", set())
+
+
+def _type(schema: Any, path: str, seen: set[int]) -> Iterator[str]:
     if isinstance(schema, list):
-        yield from _union(schema, path)
+        yield from _union(schema, path, seen)
         return
+    if id(schema) in seen:
+        return
+    seen.add(id(schema))
     kind, at = schema["type"], path or "the schema"
-    if kind in _NAMED and not all(_NAME.fullmatch(part) for part in schema["name"].split(".")):
-        yield f"{at}: {schema['name']} is no name; use letters, digits and _"
+    if kind in _NAMED:
+        if not all(_NAME.fullmatch(part) for part in schema["name"].split(".")):
+            yield f"{at}: {schema['name']} is no name; use letters, digits and _"
+        yield from _aliases(schema, f"the type of {path}" if path else at)
     if kind in ("record", "error"):
         for field in schema["fields"]:
-            yield from _field(field, f"{path}.{field['name']}")
+            yield from _field(field, f"{path}.{field['name']}", seen)
     elif kind == "enum":
         yield from _enum(schema, at)
     elif kind == "array":
-        yield from faults(schema["items"], f"{path}[]")
+        yield from _type(schema["items"], f"{path}[]", seen)
     elif kind == "map":
-        yield from faults(schema["values"], f"{path}{{}}")
+        yield from _type(schema["values"], f"{path}{{}}", seen)
     if schema.get("logicalType") == "decimal" and type(schema.get("precision")) is not int:
         yield f"{at}: a decimal needs a precision"
 
 
-def _field(field: Mapping[str, Any], path: str) -> Iterator[str]:
+def _field(field: Mapping[str, Any], path: str, seen: set[int]) -> Iterator[str]:
     if not _NAME.fullmatch(field["name"]):
         yield f"{path} is no name; use letters, digits and _"
+    yield from _aliases(field, path)
     if "default" in field and not _fits(field["default"], field["type"]):
         first = " (of a union the first branch counts)" if isinstance(field["type"], list) else ""
         yield f"{path}: its default is no value of its type{first}"
-    yield from faults(field["type"], path)
+    yield from _type(field["type"], path, seen)
 
 
-def _union(branches: list[Any], path: str) -> Iterator[str]:
+def _aliases(holder: Mapping[str, Any], at: str) -> Iterator[str]:
+    aliases = holder.get("aliases", [])
+    if not isinstance(aliases, list) or not all(isinstance(one, str) for one in aliases):
+        yield f"{at}: its aliases are no list of names"
+
+
+def _union(branches: list[Any], path: str, seen: set[int]) -> Iterator[str]:
     kinds = []
     for branch in branches:
         if isinstance(branch, list):
             yield f"{path or 'the schema'}: a union directly in a union"
             continue
         kinds.append(branch["name"] if branch["type"] in _NAMED else branch["type"])
-        yield from faults(branch, path)
+        yield from _type(branch, path, seen)
     for kind in sorted({kind for kind in kinds if kinds.count(kind) > 1}):
         yield f"{path or 'the schema'}: a union with {kind} twice"
 

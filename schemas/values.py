@@ -11,8 +11,12 @@ MAX_DEPTH = 99
 _HARMLESS = frozenset((str, bool, type(None)))
 
 LONG_MIN, LONG_MAX = -(2**63), 2**63 - 1
+DOUBLE_EXACT = 2.0**53
+"""Below it, in size, a double holds every whole number; from here on it has no fractions and leaves whole numbers out."""
 
-CAMEL_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+NUMBER = re.compile(r"-?\d{1,20}(\.\d{1,20})?", re.ASCII)
+"""A number as text that is taken for the number."""
+_CAMEL_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
 def open_fault(value: Any, depth: int) -> Literal["", "too-deep", "wrong-type"]:
@@ -61,12 +65,23 @@ def fits(number: Decimal, precision: int, scale: int) -> bool:
     return -exponent <= scale and len(digits) + exponent <= precision - scale
 
 
+def camel_keys(quota: dict[str, Any]) -> dict[str, str]:
+    """The keys of a quota in camelCase that are normalised, each with its new name. One whose name is taken stays as it is."""
+    names: dict[str, str] = {}
+    for key in quota:
+        name = _CAMEL_HUMP.sub("_", key)
+        if name != key and (name := name.lower()) not in quota and name not in names.values():
+            names[key] = name
+    return names
+
+
 def quota_drifts(detail: dict[str, Any]) -> bool:
     """Whether the `detail` of an event holds a quota in a form that is normalised."""
     quota = detail.get("quota")
     if type(quota) is not dict:
         return False
-    return type(quota.get("volume")) is str or any(CAMEL_HUMP.search(key) is not None for key in quota)
+    volume = quota.get("volume")
+    return (type(volume) is str and NUMBER.fullmatch(volume) is not None) or bool(camel_keys(quota))
 
 
 def _holds(value: Any) -> bool:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import fastavro
 
+from schemas.avro_bytes import End, compiled
 from schemas.subjects import Version, versions_by_id
 
 
@@ -15,6 +16,8 @@ class Writer(NamedTuple):
     """The full name of its record (`sluice.event.Event`); "" for a schema that is no record."""
     parsed: Any
     """In fastavro's own form."""
+    end: End
+    """Where a record that begins at a place in some bytes ends."""
 
 
 class Writers:
@@ -39,15 +42,15 @@ class Writers:
         """Those that nobody has asked the registry for."""
         return set(numbers) - self._known.keys()
 
-    def learn(self, number: int, schema: Any) -> None:
-        """What the registry said of an id: a schema, or None for an id that it does not have. What is no valid Avro is as good
-        as nothing."""
+    def learn(self, number: int, schema: Any) -> bool:
+        """What the registry said of an id: a schema, or None for an id that it does not have. Returns whether records can be read
+        with it: what is no valid Avro is as good as nothing."""
         try:
-            parsed = None if schema is None else fastavro.parse_schema(schema, {})
+            found = None if schema is None else _writer(fastavro.parse_schema(schema, {}))
         except Exception:  # fastavro raises AttributeError, KeyError, TypeError and its own for odd input
-            parsed = None
-        name = parsed.get("name", "") if isinstance(parsed, dict) else ""
-        self._known[number] = None if parsed is None else Writer(name, parsed)
+            found = None
+        self._known[number] = found
+        return found is not None
 
     def forget(self, number: int) -> None:
         """Let an id that nobody has be asked for again."""
@@ -57,4 +60,8 @@ class Writers:
 
 def of_version(version: Version) -> Writer:
     """A version of this tree as a writer's schema."""
-    return Writer(version.parsed["name"], version.parsed)
+    return _writer(version.parsed)
+
+
+def _writer(parsed: Any) -> Writer:
+    return Writer(parsed.get("name", "") if isinstance(parsed, dict) else "", parsed, compiled(parsed))

@@ -1,7 +1,7 @@
-"""What the sinks on AWS share: who they are (credentials, roles), how long a call may take, and what its failures are
+"""What clients of AWS share: who they are (credentials, roles), how long a call may take, and what its failures are
 called.
 
-boto3 blocks, so every call runs in a thread of the sink's own small pool: a service that hangs cannot use up the
+boto3 blocks, so every call runs in a thread of the client's own small pool: a service that hangs cannot use up the
 event loop's default pool, in which names are resolved.
 """
 
@@ -26,7 +26,7 @@ THREADS = 8
 
 
 class AwsConfig(BaseModel):
-    """The keys that every sink on AWS takes. Without `access_key_id` the standard credential chain decides."""
+    """The keys that everything on AWS takes. Without `access_key_id` the standard credential chain decides."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -176,21 +176,23 @@ class Calls(Generic[Client]):
         says no.
         """
         try:
-            running = asyncio.get_running_loop().run_in_executor(self._threads, self._run, use)
+            running = asyncio.get_running_loop().run_in_executor(self._threads, self.run, use)
             return await asyncio.wait_for(running, seconds)
         except TimeoutError:
             raise Unavailable("timeout") from None
+
+    def run(self, use: Callable[[Client], Result]) -> Result:
+        """What `use` returns, run here: blocks, about as long as the client's time-outs say. Raises as `call` does."""
+        try:
+            with self._making:
+                client = self._client = self._client or self._make()
+            return use(client)
         except failures.ParamValidationError:
             raise  # what we asked for is wrong, whatever the service says
         except ResponseParserError:  # some proxy's page, not the service; its text quotes what came
             raise Unavailable("malformed-answer") from None
         except failures.BotoCoreError as error:
             raise Unavailable(_named(error)) from None
-
-    def _run(self, use: Callable[[Client], Result]) -> Result:
-        with self._making:
-            client = self._client = self._client or self._make()
-        return use(client)
 
     def close(self) -> None:
         """Give up connections; calls still running end on their own time-outs. Safe to call twice."""

@@ -6,19 +6,22 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
+from pipeline.config import PipelineConfig
 from pipeline.keys import DEAD_LETTERS, Keys
-from pipeline.paths import parse
-from schemas.registry import Breaks, RegistryUnavailable, opened, subject_name
+from pipeline.paths import parse, touches
+from schemas.registry import Breaks, RegistryUnavailable, subject_name
+from schemas.registry import opened as opened_registry
 from schemas.subjects import load
 from sinks.contract import Finding
-from sluice import logs
+from sluice import golden, logs
 from sluice.config import Config, ConfigError, StreamConfig
 from sluice.exits import Exit, UserError
-from sluice.keys import loaded
+from sluice.keys import opened, sizes_used, source_of, unfit
 from sluice.topics import cluster, remedy
 from sluice.wiring import make_sink, topic_specs
 from stream.certificates import problems
 
+_SECURITY_CODES = frozenset({"cc_cvv", "cvv", "cvv2", "cvc", "cvc2", "cid", "track1", "track2", "pin"})
 SIGNS = {"ok": "✓", "warning": "!", "error": "✗", "unavailable": "✗"}
 CARD = ("transaction", "cc")
 """The object that holds a card."""
@@ -65,15 +68,19 @@ def _size(config: Config) -> Finding:
 
 
 def _keys(config: Config) -> Iterator[Finding]:
+    """Keys that are on this machine. Data keys are asked for with all that is outside."""
+    if _from_kms(config):
+        yield Finding("ok", f"keys: data keys for {', '.join(sizes_used(config))} are to come from {config.keys}")
+        return
+    source = source_of(config)
     try:
-        keys = loaded(config)
+        opened(config, source)
     except UserError as error:
         for problem in str(error).splitlines():
             yield Finding("error", f"keys: {problem}")
         return
-    yield from (Finding("warning", f"keys: {warning}") for warning in keys.warnings)
-    yield from _missing_keys(config, keys)
-    if DEAD_LETTERS not in keys:
+    yield from _fit(config, source.keys)
+    if DEAD_LETTERS not in source.keys:
         remedy = "add a section `keys:`, then run" if config.keys is None else "run"
         yield Finding(
             "warning",
@@ -82,35 +89,67 @@ def _keys(config: Config) -> Iterator[Finding]:
         )
 
 
-def _missing_keys(config: Config, keys: Keys) -> Iterator[Finding]:
-    wanted = [
-        (f"pipelines.{name}.encrypt[{index}].key", rule.key)
-        for name, pipeline in config.pipelines.items()
-        for index, rule in enumerate(pipeline.encrypt)
-    ]
-    missing = [(where, key) for where, key in wanted if key not in keys]
-    for where, key in missing:
-        yield Finding(
-            "error", f"keys: {where} names {key}, which the keys file lacks", f"run `sluice keys new FILE {key}`"
-        )
-    if config.keys is not None and not missing:
-        yield Finding("ok", f"keys: {config.keys.path} has {', '.join(keys.names)}, one active version each")
+def _fit(config: Config, keys: Keys) -> Iterator[Finding]:
+    yield from (Finding("warning", f"keys: {warning}") for warning in keys.warnings)
+    problems = list(unfit(config, keys))
+    yield from (Finding("error", f"keys: {problem}") for problem in problems)
+    if problems:
+        return
+    if config.keys is not None:
+        yield Finding("ok", f"keys: {config.keys} has {', '.join(keys.names)}, one active version each")
+    failed = [Finding("error", one, "correct the pipeline, or the test") for one in golden.failures(config, keys)]
+    yield from failed
+    if config.tests and not failed:
+        yield Finding("ok", f"tests: {len(config.tests)} records become what they should")
+
+
+def _from_kms(config: Config) -> bool:
+    return config.keys is not None and config.keys.provider == "aws-kms"
 
 
 def _cards(config: Config) -> Iterator[Finding]:
     """Card fields leave encrypted, or not at all."""
     for name, pipeline in config.pipelines.items():
-        gone = [parse(path) for path in (*pipeline.drop, *(rule.field for rule in pipeline.encrypt))]
+        gone = [
+            parse(path)
+            for path in (
+                *pipeline.drop,
+                *(rule.field for rule in pipeline.encrypt),
+                *(rule.field for rule in pipeline.redact),
+            )
+        ]
+        kept = [parse(path) for path in pipeline.keep]
         clear = [
             field.text_path
             for top in load(pipeline.subject).fields
             for field in top.walk()
             if field.path[: len(CARD)] == CARD and field.sensitive
             if not any(field.path[: len(path)] == path for path in gone)
+            if not kept or any(touches(field.path, path) for path in kept)
         ]
         if clear:
             remedy = f"encrypt or drop them in pipelines.{name}, unless no record has them"
             yield Finding("warning", f"pipeline {name}: {', '.join(clear)} would leave in clear", remedy)
+        yield from _weak(name, pipeline)
+        if pipeline.gate == "off":
+            text = f"pipeline {name}: gate is off, so nobody looks for card numbers in clear"
+            yield Finding("warning", text, "take it away, unless no record can hold one")
+
+
+def _weak(name: str, pipeline: PipelineConfig) -> Iterator[Finding]:
+    """Rules that do what they say, and not what somebody might hope."""
+    changeable = [rule.field for rule in pipeline.encrypt if not rule.is_token]
+    if changeable:
+        text = f"pipeline {name}: nobody can tell whether {', '.join(changeable)} was changed after it was encrypted"
+        yield Finding("warning", text, "use AES-256-GCM, unless a reader needs what openssl and Vector write")
+    for rule in pipeline.encrypt:
+        if parse(rule.field)[-1] in _SECURITY_CODES:
+            text = (
+                f"pipeline {name}: {rule.field} may not be kept after the payment is authorised, encrypted or not (PCI DSS"
+                " 3.3.1)"
+            )
+            remedy = "drop it" if not rule.pre_authorisation else "see that it is deleted then, from the raw topic too"
+            yield Finding("warning", text, remedy)
 
 
 def _routes(config: Config) -> Iterator[Finding]:
@@ -169,6 +208,7 @@ async def _outside(config: Config, with_kafka: bool) -> list[Finding]:
     looks = [
         *([_cluster(config)] if with_kafka else []),
         *([_registry(config)] if config.registry else []),
+        *([_data_keys(config)] if _from_kms(config) else []),
         *(_stream(config, name) for name in config.streams),
     ]
     found = []
@@ -202,7 +242,7 @@ async def _cluster(config: Config) -> list[Finding]:
 
 async def _registry(config: Config) -> list[Finding]:
     """Whether the registry answers, and our versions go with those that it has. Registers nothing."""
-    registry = opened(config.registry)
+    registry = opened_registry(config.registry)
     try:
         for pipeline in config.pipelines.values():
             await registry.compare(load(pipeline.subject), subject_name(pipeline.source))
@@ -213,6 +253,18 @@ async def _registry(config: Config) -> list[Finding]:
     finally:
         await registry.close()
     return [Finding("ok", "registry: it answers, and the schemas of all pipelines go with those that it has")]
+
+
+async def _data_keys(config: Config) -> list[Finding]:
+    """Whether KMS gives a data key for each name. Keeps none of them."""
+    source = source_of(config)
+    try:
+        await asyncio.to_thread(opened, config, source)
+    except UserError as error:
+        return [Finding("error" if error.code == Exit.CONFIG else "unavailable", f"keys: {error}")]
+    finally:
+        source.close()
+    return list(_fit(config, source.keys))
 
 
 async def _stream(config: Config, name: str) -> list[Finding]:

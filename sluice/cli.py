@@ -161,15 +161,38 @@ def topics(file: Path, compare: bool) -> None:
 @click.option(
     "--reference", "references", multiple=True, metavar="NAME=FILE", help="JSON lines with an id, in place of a topic."
 )
-def try_(file: Path, pipeline: str, source: BinaryIO, as_csv: bool, references: tuple[str, ...]) -> None:
+@click.option("--explain", is_flag=True, help="Show instead what each stage did to each record, masked.")
+def try_(file: Path, pipeline: str, source: BinaryIO, as_csv: bool, references: tuple[str, ...], explain: bool) -> None:
     """Run a pipeline over JSON lines, without Kafka: one JSON line for each line of INPUT (or stdin), in order.
 
     An empty line stands for a record without a value, a Kafka tombstone, and is a dead letter.
     """
     config = read_config(file)
+    if explain:
+        if as_csv:
+            raise click.UsageError("--explain and --csv do not go together; leave one out")
+        from sluice.explain import run as explained
+
+        explained(config, pipeline, source, references)
+        return
     from sluice.trial import run
 
     run(config, pipeline, source, sys.stdout.buffer, as_csv, references)
+
+
+@sluice.command()
+@click.argument("file", type=FILE)
+@click.argument("source", metavar="[INPUT]", type=click.File("rb"), default="-")
+@click.option("--pipeline", help="Whose rules encrypted; needed where more than one pipeline encrypts.")
+def decrypt(file: Path, source: BinaryIO, pipeline: str | None) -> None:
+    """Put the encrypted fields of delivered records back into clear text: JSON lines from INPUT or stdin, packed or not.
+
+    Needs the keys. What does not decrypt stays as it is, is named on stderr, and the exit code is 1.
+    """
+    config = read_config(file)
+    from sluice.decrypt import run
+
+    run(config, pipeline, source, sys.stdout.buffer)
 
 
 @sluice.command()
@@ -179,7 +202,8 @@ def try_(file: Path, pipeline: str, source: BinaryIO, as_csv: bool, references: 
 def send(file: Path, pipeline: str, source: BinaryIO) -> None:
     """Send JSON lines or an Avro container to a pipeline's raw topic, from INPUT or stdin. Needs no keys.
 
-    All records are checked first; if the pipeline would refuse one, nothing is sent, and exit 1.
+    All records are checked first, by the pipeline itself, the card fields that it encrypts included; if it would refuse one,
+    nothing is sent, and exit 1.
     """
     config = read_config(file)
     from sluice.send import run
@@ -261,7 +285,10 @@ def keys() -> None:
 @click.argument("file", type=FILE)
 @click.argument("name", required=False)
 @click.option("--all", "every", is_flag=True, help="A key for every name that the config uses and the keys file lacks.")
-def keys_new(file: Path, name: str | None, every: bool) -> None:
+@click.option(
+    "--bytes", "size", type=click.Choice(["16", "24", "32"]), help="Its length; else what the rules that use it want."
+)
+def keys_new(file: Path, name: str | None, every: bool, size: str | None) -> None:
     """Add a new random key to the config's keys file, made if it is not there (0400).
 
     An active key of that name stays, for decryption only.
@@ -269,17 +296,31 @@ def keys_new(file: Path, name: str | None, every: bool) -> None:
     if (name is not None) == every:
         raise click.UsageError("give one key NAME, or --all")
     config = read_config(file)
-    from sluice.keys import new
+    from sluice.key_commands import new
 
-    new(config, name)
+    new(config, name, size=int(size) if size else None)
+
+
+@keys.command("rotate")
+@click.argument("file", type=FILE)
+@click.argument("name")
+def keys_rotate(file: Path, name: str) -> None:
+    """Replace the active version of a key in the config's keys file; the old one stays, for decryption only.
+
+    Workers that read this file use the new version within seconds, without a restart.
+    """
+    config = read_config(file)
+    from sluice.key_commands import rotate
+
+    rotate(config, name)
 
 
 @keys.command("list")
 @click.argument("file", type=FILE)
 def keys_list(file: Path) -> None:
-    """Show names, ids and states of the config's keys, never the keys."""
+    """Show names, ids, states and lengths of the config's keys, never the keys."""
     config = read_config(file)
-    from sluice.keys import show
+    from sluice.key_commands import show
 
     show(config)
 

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pipeline.config import Condition, PipelineConfig
-from pipeline.keys import KeysConfig
 from schemas.registry import RegistryConfig
 from sinks.http import HttpConfig
 from sinks.kinesis import KinesisConfig
@@ -15,6 +14,7 @@ from sinks.s3 import S3Config
 from sluice import config_problems, yaml_file
 from sluice.config_problems import NAME
 from sluice.config_rules import crosswise
+from sluice.key_config import KeysConfig
 from sluice.yaml_file import Problem
 from stream.connection import KafkaConfig
 from stream.status import MetricsConfig
@@ -92,6 +92,28 @@ class StreamConfig(BaseModel):
         return next(kind for kind in ("s3", "kinesis", "http") if getattr(self, kind) is not None)
 
 
+class GoldenTest(BaseModel):
+    """A record, and what a pipeline makes of it. `sluice check` runs it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pipeline: str = Field(description="The pipeline that takes the record.")
+    input: Any = Field(description="The record: an object, or the raw text of one.")
+    route: str | None = Field(
+        description="The route that it takes, or dead-letter; null if `sample` or `deduplicate` leaves it out."
+    )
+    value: dict[str, Any] | None = Field(
+        default=None,
+        description="What leaves, all of it, encrypted fields in clear. Without it only the route is looked at.",
+    )
+    error: dict[Literal["reason", "path"], str] | None = Field(
+        default=None, description="Why it is a dead letter: `{reason: wrong-type, path: .id}`."
+    )
+    reference: dict[str, list[dict[str, Any]]] = Field(
+        default={}, description="Entries of references by name, each with an id; without any, nothing is known."
+    )
+
+
 class Config(BaseModel):
     """A whole config file. Everything but `kafka` and one pipeline may be left out."""
 
@@ -113,6 +135,7 @@ class Config(BaseModel):
         default=MetricsConfig(), description="Where each worker shows its metrics and whether it is alive and ready."
     )
     streams: dict[Name, StreamConfig] = Field(default={}, description="What is delivered, and where, by name.")
+    tests: list[GoldenTest] = Field(default=[], description="Records, and what becomes of them.")
 
     def routed_topics(self) -> dict[str, str]:
         """Every routed topic that a pipeline writes, with the pipeline's name."""
@@ -150,7 +173,7 @@ _FILES = (
 
 def _with_absolute_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Relative paths count from the config file's folder."""
-    if isinstance(data.get("keys"), dict):
+    if isinstance(data.get("keys"), dict) and data["keys"].get("provider", "file") == "file":
         data["keys"].setdefault("path", str(KeysConfig.model_fields["path"].default))
     for *sections, last in _FILES:
         at: Any = data

@@ -12,8 +12,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.conditions import UNMATCHED, Condition, check
+from pipeline.conditions import fields as fields_asked
 from pipeline.config import SUCCESS
-from pipeline.paths import InvalidPath, described, resolve
+from pipeline.paths import InvalidPath, described, parts, resolve, touches
 from schemas.structs import record_type
 from schemas.subjects import load, names
 from sluice.yaml_file import Problem
@@ -38,7 +39,7 @@ def crosswise(data: dict[Any, Any]) -> Iterator[Problem]:
     for name, stream in streams.items():
         yield from _stream(name, stream, routed)
         yield from _fields(name, stream, routed)
-        yield from _vectors(name, stream, pipelines)
+        yield from _encrypted(name, stream, pipelines)
         yield from _places(name, stream, places)
 
 
@@ -125,6 +126,9 @@ def _fields(name: str, stream: dict[str, Any], routed: dict[str, str]) -> Iterat
         if found is not None and found.kind in ("record", "array"):
             reason = f"{key} holds {described(found.kind)}; name the field that spreads records over shards"
             yield Problem(("streams", name, "kinesis", "partition_key"), reason)
+        if "[" in key:
+            reason = f"{key} holds [...]; name a field, or a key that is written with a dot"
+            yield Problem(("streams", name, "kinesis", "partition_key"), reason)
     except InvalidPath as error:
         yield Problem(("streams", name, "kinesis", "partition_key"), str(error))
     form = _mapping(stream.get("s3")).get("format")
@@ -132,26 +136,40 @@ def _fields(name: str, stream: dict[str, Any], routed: dict[str, str]) -> Iterat
         yield Problem(("streams", name, "s3", "format"), f"records of {subject} have no CSV columns; use json")
 
 
-def _vectors(name: str, stream: dict[str, Any], pipelines: dict[str, Any]) -> Iterator[Problem]:
-    """What a CFB field is decrypted with is delivered beside it: formats with a fixed set of fields need a place for it."""
+def _encrypted(name: str, stream: dict[str, Any], pipelines: dict[str, Any]) -> Iterator[Problem]:
+    """What is encrypted is text, and what a CFB field is decrypted with is delivered beside it: formats need a place for both."""
     form = _text(_mapping(stream.get("s3")).get("format"))
-    if form not in ("csv", "avro", "parquet"):
-        return
     read = {one.rpartition(".")[0] for one in _list(stream.get("from")) if isinstance(one, str)}
     for pipeline in (one for key, one in pipelines.items() if key in read):
         subject = _text(pipeline.get("schema"))
         if subject not in names():
             continue
+        fields = {field.text_path: field.kind for top in load(subject).fields for field in top.walk()}
         columns = {column.path for column in load(subject).columns}
-        fields = {field.text_path for top in load(subject).fields for field in top.walk()}
         for rule in map(_mapping, _list(pipeline.get("encrypt"))):
-            path = _text(rule.get("iv_field"))
-            if path and path not in (columns if form == "csv" else fields):
+            field, path = _text(rule.get("field")), _text(rule.get("iv_field"))
+            if fields.get(field, "string") != "string":
+                yield from _no_place(name, stream, field)
+            if path and path not in {"csv": columns, "avro": fields, "parquet": fields}.get(form, [path]):
                 reason = (
-                    f"{form} has no place for {path}, without which {rule.get('field')} cannot be decrypted; name an iv_field "
-                    f"that the schema has, such as {rule.get('field')}_iv, or use json"
+                    f"{form} has no place for {path}, without which {field} cannot be decrypted; name an iv_field "
+                    f"that the schema has, such as {field}_iv, or use json"
                 )
                 yield Problem(("streams", name, "s3", "format"), reason)
+
+
+def _no_place(name: str, stream: dict[str, Any], field: str) -> Iterator[Problem]:
+    """`field` holds no text by its schema, and a token when it is delivered."""
+    form = _mapping(stream.get("s3")).get("format")
+    if form in ("csv", "avro", "parquet"):
+        reason = f"{form} has no place for the token in {field}, which holds no text by its schema; use json"
+        yield Problem(("streams", name, "s3", "format"), reason)
+    for index, one in enumerate(_list(stream.get("where"))):
+        with suppress(ValidationError):  # the model reports it
+            for where, path in fields_asked([Condition.model_validate(one)]):
+                if touches(parts(path), parts(field)):
+                    reason = f"{field} is encrypted before, so {path} cannot be asked for; take it away"
+                    yield Problem(("streams", name, "where", index, *where[1:], "field"), reason)
 
 
 def _places(name: str, stream: dict[str, Any], places: dict[tuple[str, str, str], str]) -> Iterator[Problem]:

@@ -1,145 +1,146 @@
-"""`sluice keys new` and `list`: the keys file that a config names, made and changed without ever showing a key."""
+"""The keys of a process: from where the config says, fit for its rules, and kept up to date while it runs."""
 
-import base64
-import fcntl
+import asyncio
 import os
-import secrets
-import sys
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from datetime import date
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
 
-import yaml
-
-from pipeline.keys import DEAD_LETTERS, KEY_BYTES, Keys, KeysError, load_keys, parse_keys
+from pipeline.keys import DEAD_LETTERS, Keys, KeysError, UnknownKey, key_bytes
+from sinks.aws import Unavailable
 from sluice.config import Config
 from sluice.exits import Exit, UserError
+from sluice.key_config import VARIABLE
+from sluice.key_file import KeyFile, parsed
+from sluice.kms import DataKeys, unanswered
+from sluice.private_memory import keep_memory_private
+from stream import metrics
 
-Content = dict[str, list[dict[str, str]]]
+LOOK_SECONDS = 1.0
+"""How often a running worker looks whether its keys have changed, or have to."""
+USUAL_BYTES = 32
 
 
-def new(config: Config, name: str | None, today: date | None = None) -> None:
-    """Add a new active version of the key `name`; None: of every key that the config uses and the file lacks.
+class Source(Protocol):
+    """Where the keys of a process come from."""
 
-    An active version of that name becomes decrypt-only. The file is replaced in one step, mode 0400, and made if it is not
-    there; comments in it are lost. Blocks while another process changes the file. Raises UserError.
-    """
-    path = _path(config)
-    used = names_used(config)
-    with _locked(path):
-        content = _content(config, path)
-        names = [name] if name is not None else [one for one in used if one not in content]
-        ids = {one: _add(content, one, today or date.today()) for one in names}
-        if not ids:
-            sys.stdout.write(f"{path} has every key that the config uses: {', '.join(used)}\n")
+    keys: Keys
+    """Empty before `open`."""
+
+    def open(self) -> None:
+        """Get the keys. May block. Raises KeysError, OSError, and Unavailable when they may be there later."""
+        ...
+
+    async def look(self, uses: Mapping[tuple[str, str], int]) -> None:
+        """Bring `keys` up to date; `uses` is how often they were used since the last look, by name and id. Does not block."""
+        ...
+
+    def close(self) -> None:
+        """Give up connections. Safe to call twice."""
+        ...
+
+
+class _Fixed:
+    """Keys that stay as they are: those of the environment, or none."""
+
+    def __init__(self, with_environment: bool) -> None:
+        self.keys = Keys.none()
+        self._with_environment = with_environment
+
+    def open(self) -> None:
+        if not self._with_environment:
             return
-        try:
-            parse_keys(content)
-        except KeysError as error:
-            raise UserError(str(error), Exit.USAGE) from None
-        _replace(path, content)
-    for one, id_ in ids.items():
-        sys.stdout.write(f"{one}: new active key {id_} in {path}\n")
-        if one not in used:
-            sys.stdout.write(f"{one}: no rule of this config uses it yet; name it as `key:` of one\n")
+        content = os.environ.get(VARIABLE, "").encode("utf-8", "surrogateescape")
+        if not content:
+            raise KeysError([f"{VARIABLE} is not set; put the content of a key file there, or use provider: file"])
+        self.keys = parsed(content, VARIABLE)
+        self.keys.warnings.append(
+            f"{VARIABLE} holds keys: the environment can be read in /proc/PID/environ, in crash dumps and by whoever may look at "
+            "the container; use provider file or aws-kms where you can"
+        )
+
+    async def look(self, uses: Mapping[tuple[str, str], int]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
-def show(config: Config) -> None:
-    """Print names, ids and states of all keys. Raises UserError."""
-    ring = loaded(config)
-    versions = [(key.name, key.id, "active" if key.active else "decrypt-only") for key in ring]
-    widths = [max(len(row[column]) for row in versions) for column in (0, 1)]
-    for name, id_, state in versions:
-        sys.stdout.write(f"{name:<{widths[0]}}  {id_:<{widths[1]}}  {state}\n")
-    for warning in ring.warnings:
-        sys.stdout.write(f"! {warning}\n")
+def source_of(config: Config, names: Sequence[str] | None = None) -> Source:
+    """Where the keys of these pipelines and streams come from (None: of all), not yet opened.
 
-
-def names_used(config: Config) -> list[str]:
-    """The keys that encrypt rules name, in order, and the one that seals dead letters."""
-    rules = [rule.key for pipeline in config.pipelines.values() for rule in pipeline.encrypt]
-    return list(dict.fromkeys([*rules, DEAD_LETTERS]))
-
-
-def loaded(config: Config) -> Keys:
-    """The keys of a config; none if it has no `keys:`. Raises UserError for a file that cannot be used."""
+    The process holds keys from then on: its memory is not dumped, and not read by others.
+    """
+    keep_memory_private()
     if config.keys is None:
-        return Keys.none()
+        return _Fixed(with_environment=False)
+    if config.keys.provider == "env":
+        return _Fixed(with_environment=True)
+    if config.keys.provider == "aws-kms":
+        return DataKeys(config.keys, sizes_used(config, names))
+    return KeyFile(config.keys.path)
+
+
+def loaded(config: Config, names: Sequence[str] | None = None) -> Keys:
+    """The keys for these pipelines and streams (None: for all); none if the config has no `keys:`.
+
+    They stay as they are: nobody follows a key file or replaces data keys. May block. Raises UserError with all that is wrong.
+    """
+    source = source_of(config, names)
+    opened(config, source)
+    if problems := list(unfit(config, source.keys, names)):
+        raise UserError("\n".join(problems), Exit.CONFIG)
+    return source.keys
+
+
+def opened(config: Config, source: Source) -> None:
+    """Open a source. May block. Raises UserError, with exit code 69 if it may work later."""
     try:
-        return load_keys(config.keys)
+        source.open()
     except KeysError as error:
         raise UserError("\n".join(error.problems), Exit.CONFIG) from None
+    except Unavailable as error:
+        raise UserError(unanswered(error), Exit.UNAVAILABLE) from None
     except FileNotFoundError:
         remedy = "make it with `sluice keys new FILE --all`, or correct keys.path"
-        raise UserError(f"{config.keys.path} is not there; {remedy}", Exit.CONFIG) from None
+        raise UserError(f"{config.keys} is not there; {remedy}", Exit.CONFIG) from None
     except OSError as error:
         remedy = "let the user who runs Sluice read it, or correct keys.path"
-        raise UserError(f"{config.keys.path} cannot be read: {error.strerror}; {remedy}", Exit.CONFIG) from None
+        raise UserError(f"{config.keys} cannot be read: {error.strerror}; {remedy}", Exit.CONFIG) from None
 
 
-def _path(config: Config) -> Path:
-    if config.keys is None:
-        raise UserError("the config names no keys file; add `keys: {provider: file, path: keys.yaml}`", Exit.CONFIG)
-    return config.keys.path
-
-
-def _content(config: Config, path: Path) -> Content:
-    """What the file holds now, having been checked; nothing if it is not there."""
-    if not path.exists():
-        return {}
-    loaded(config)
-    content: Content = yaml.safe_load(path.read_bytes())
-    return content
-
-
-def _add(content: Content, name: str, today: date) -> str:
-    """Add a version; its id is the day, with a number if there is one of that day."""
-    versions = content.setdefault(name, [])
-    taken = {version["id"] for version in versions}
-    id_, number = today.isoformat(), 1
-    while id_ in taken:
-        number += 1
-        id_ = f"{today.isoformat()}.{number}"
-    for version in versions:
-        version["state"] = "decrypt-only"
-    material = base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
-    versions.insert(0, {"id": id_, "state": "active", "base64": material})
-    return id_
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """While this process alone changes the file: without it, of two that add a key at once one would lose it."""
-    try:
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        remedy = "make the folder, or correct keys.path"
-        raise UserError(f"{path.parent} cannot be used: {error.strerror}; {remedy}", Exit.CONFIG) from None
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(folder)
-
-
-def _replace(path: Path, content: Mapping[str, Any]) -> None:
-    """Whoever reads sees the old file or the new one; the new one is on disk before it has its name."""
-    try:
-        descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)  # mode 0600
+def unfit(config: Config, keys: Keys, names: Sequence[str] | None = None) -> Iterator[str]:
+    """What is wrong with the keys for the rules of these pipelines (None: of all). What is right is in demand from then on."""
+    for where, key, algorithm in key_uses(config, names):
         try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write("# Encryption keys. Whoever holds this file can read the card fields. Keep old versions.\n")
-                yaml.safe_dump(dict(content), file, sort_keys=False, default_flow_style=None, width=200)
-                file.flush()
-                os.fchmod(descriptor, 0o400)
-                os.fsync(descriptor)
-            Path(beside).replace(path)
-        except BaseException:
-            Path(beside).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        remedy = "let this user write there, or correct keys.path"
-        raise UserError(f"{path} cannot be written: {error.strerror}; {remedy}", Exit.CONFIG) from None
+            keys.demand(key, algorithm)
+        except UnknownKey:
+            yield f"{where} names {key}, which is not there; run `sluice keys new FILE {key}`"
+        except KeysError as error:
+            yield f"{where}: {error}"
+
+
+def key_uses(config: Config, names: Sequence[str] | None = None) -> Iterator[tuple[str, str, str]]:
+    """The keys that rules of these pipelines (None: of all) name: where in the config, which, and for which algorithm."""
+    for name, pipeline in config.pipelines.items():
+        if names is None or name in names:
+            yield from ((f"pipelines.{name}.{where}", key, algorithm) for where, key, algorithm in pipeline.key_uses())
+
+
+def sizes_used(config: Config, names: Sequence[str] | None = None) -> dict[str, int]:
+    """The keys that rules name, in order, and the one that seals dead letters; with the bytes that each should have."""
+    sizes: dict[str, int] = {}
+    for _, key, algorithm in key_uses(config, names):
+        sizes.setdefault(key, key_bytes(algorithm) or USUAL_BYTES)
+    return sizes | {DEAD_LETTERS: USUAL_BYTES}
+
+
+async def keep(config: Config, source: Source) -> None:
+    """Keep the keys of a running worker up to date, and count their uses. Runs until it is cancelled."""
+    data_keys = config.keys is not None and config.keys.provider == "aws-kms"
+    while True:
+        uses = source.keys.take_uses()
+        for (name, id_), count in uses.items():
+            # A data key is used by this process alone and not for long: a series for each would be of no use to anybody.
+            metrics.KEY_USES.labels(name, "data key" if data_keys else id_).inc(count)
+        await source.look(uses)
+        await asyncio.sleep(LOOK_SECONDS)

@@ -47,12 +47,14 @@ regular expression), `in` (a list in `value`) and `in_cidr` (networks) compare a
 
 ## The key file
 
-`keys.path` names a file of mode 0400. `sluice keys new FILE NAME` adds a key, `sluice keys list FILE` shows what there is, and
-neither shows a key. Each name has one active version, that encrypts, and any number that only decrypt.
+`keys.path` names a file of mode 0400. `sluice keys new FILE NAME` adds a key, `sluice keys rotate FILE NAME` replaces the active
+version of one, `sluice keys list FILE` shows what there is, and none shows a key. Each name has one active version, that
+encrypts, and any number that only decrypt. A running worker takes a changed file within seconds. With `provider: env` the same
+content stands in `SLUICE_KEYS`, as YAML or JSON. How keys are kept and rotated: [security.md](security.md#encryption-keys).
 
 ```yaml
 card-number:
-  - {id: "2026-11", state: active, base64: "..."}          # 32 bytes
+  - {id: "2026-11", state: active, base64: "..."}          # 32 bytes; 16 or 24 for AES-128 and 192
   - {id: "2025-03", state: decrypt-only, text: "..."}      # 32 characters as they are
 dead-letters:
   - {id: "1", state: active, base64: "..."}                # seals what could not be taken

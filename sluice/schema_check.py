@@ -12,8 +12,7 @@ from typing import Any
 
 from schemas.compatibility import Finding, check, check_columns
 from schemas.fields import InvalidSchema
-from schemas.releases import Tree, check_trees
-from schemas.subjects import Column
+from schemas.releases import Tree, check_trees, columns_in, parsed
 from sluice.exits import Exit
 
 
@@ -33,7 +32,7 @@ def run_against(revisions: Sequence[str], folder: Path, as_json: bool) -> int:
     """
 
     def compare() -> list[Finding]:
-        now = {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+        now = {str(file.relative_to(folder)): _content(file) for file in folder.rglob("*") if file.is_file()}
         if not now:
             raise InvalidSchema(f"{folder} holds nothing; call it where the folder `schemas` is, or name that folder")
         found = [one for revision in revisions for one in check_trees(_tree_at(revision, folder), now)]
@@ -85,28 +84,21 @@ def _verdict(compare: Callable[[], list[Finding]], old: str, new: str, as_json: 
 
 
 def _read(file: Path) -> Any:
+    return parsed(str(file), _content(file))
+
+
+def _content(file: Path) -> bytes:
     try:
-        return json.loads(file.read_bytes())
+        return file.read_bytes()
     except OSError as error:
         raise InvalidSchema(f"{file} cannot be read: {error.strerror}; give the path of an .avsc file") from None
-    except (ValueError, RecursionError):
-        raise InvalidSchema(f"{file} is not JSON in UTF-8; give the path of an .avsc file") from None
 
 
 def _compare(old: Any, new: Any) -> list[Finding]:
-    columns = [_columns(one) for one in (old, new)]
-    if columns[0] is not None and columns[1] is not None:
-        return check_columns(columns[0], columns[1])
+    before, after = (columns_in(one) or None for one in (old, new))  # an empty list is a union without branches
+    if before is not None and after is not None:
+        return check_columns(before, after)
     return check(old, new)
-
-
-def _columns(data: Any) -> list[Column] | None:
-    """None for what is no list of CSV columns."""
-    if not isinstance(data, list) or not data:
-        return None
-    if not all(isinstance(one, dict) and one.keys() == {"name", "path"} for one in data):
-        return None
-    return [Column(**one) for one in data]
 
 
 def _text(old: str, new: str, findings: list[Finding]) -> str:

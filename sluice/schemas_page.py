@@ -16,14 +16,21 @@ grows.
 
 | type | in JSON | in Avro |
 | --- | --- | --- |
-| string, boolean, long, double | as such; a long has 64 bits; a whole number that a double does not hold is refused | as such |
+| string, boolean, long, double | as such; a long has 64 bits | as such |
 | timestamp | text, UTC, `2026-11-26T10:00:00.125Z` | string |
 | decimal(p, s) | a number with at most s places, exact | bytes, logical type decimal |
 | record, array | object, array | record, array |
 | object, any | any JSON object, any JSON value | string that holds JSON |
 
-*sensitive*: encrypted, redacted or masked wherever it could be seen. A field with another kind of number in it (*imei*, *iccid*,
-*id* ...) holds no card number, whatever its digits say.
+A double keeps 15 to 17 significant digits. Of a number below 2^53 (9007199254740992) in size, digits beyond them are rounded
+(1e-400 becomes 0). A number of that size or more is refused if any digit of it would change.
+
+*sensitive*: what a card or a person is known by. No log and no error holds a value of any field, and `sluice check` warns of
+card fields that would leave in clear. The others are delivered as they came, unless the pipeline encrypts or drops them;
+nothing is masked. `detail` may hold usernames too (`support_username`, `target_username`): it is open, so nothing within it
+can be marked; `drop` takes them out.
+
+A field with another kind of number in it (*imei*, *iccid*, *id* ...) holds no card number, whatever its digits say.
 
 """
 TAIL = """\
@@ -31,7 +38,8 @@ TAIL = """\
 
 1. Copy the newest version: `cp schemas/event/v4.avsc schemas/event/v5.avsc`. A released file never changes.
 2. Append the field **at the end of its record**, with `"type": ["null", TYPE], "default": null` and a `doc`.
-3. A personal or card field gets `"sluice": {"sensitive": true}`; an id or a serial number `"sluice": {"number_kind": "id"}`.
+3. A personal or card field gets `"sluice": {"sensitive": true}`; an id or a serial number `"sluice": {"number_kind": "id"}`;
+   no field gets both.
 4. Give the version the next free number in `schemas/ids.json`.
 5. If it should be in CSV, append its column to `schemas/event/columns.json`.
 6. Put a record that has it into `schemas/event/examples/v5/`.

@@ -3,49 +3,68 @@
 import asyncio
 import contextlib
 import itertools
+import secrets
 import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from typing import BinaryIO, NamedTuple
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import BinaryIO
 
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.partitioner import murmur2
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
+from pipeline.enrichment import Tables
+from pipeline.keys import Key, Keys
+from pipeline.pipeline import Pipeline
 from schemas.producer import CONTAINER, Checker, InvalidContainer
 from schemas.refused import Refused
 from sluice import logs
 from sluice.config import Config
 from sluice.config_rules import meant
 from sluice.exits import Exit, UserError
+from sluice.keys import sizes_used
 from sluice.topics import cluster
+from sluice.wiring import make_pipeline
 from stream.connection import KafkaConfig
 from stream.outbox import Outbox, Packed, ProduceRefused
+from stream.reader import ID_HEADER, PLAN_HEADER
+from stream.records import Headers
 
 ROUND_RECORDS = 5000
 ROUND_BYTES = 8 * 1024 * 1024
 IN_MEMORY_BYTES = 64 * 1024 * 1024
 """Of an input that can be read only once; a longer one is kept in a temporary file until it is checked."""
 MOST_SAID = 20
+PLAN_BYTES = 40
+"""No header sluice-plan, `<epoch>.<hash>`, is longer."""
 
 
-class _Record(NamedTuple):
-    number: int
+@dataclass(slots=True)
+class _Record:
+    """One record of the input, as one of the raw topic."""
+
+    offset: int
     """Line of the input, or place in the container, from 1."""
-    value: bytes
-    key: bytes | None
+    value: bytes | None
+    left_out: Mapping[str, int]
+    """What was left out to make JSON of it, by kind."""
+    key: bytes | None = None
+    timestamp: int = 0
+    headers: Headers = ()
 
 
 def run(config: Config, pipeline: str, source: BinaryIO) -> None:
     """Send the JSON lines or the Avro container in `source` to the pipeline's raw topic, and print how many were acknowledged.
 
-    Every record is checked first, as the pipeline will: if one would be refused, nothing is sent, and each of them is named
-    by its line, with reason and path, never with a value. Empty lines are passed over. Records of one device or endpoint go
-    to one partition, in order. Shows its progress on a terminal. Blocks. Raises UserError; then what had been acknowledged
-    is said.
+    Every record is checked first, by the pipeline itself, the card fields that it encrypts included: if one would be refused,
+    nothing is sent, and each of them is named by its line, with reason and path, never with a value. Empty lines are passed
+    over. Records of one device or endpoint go to one partition, in order. Shows its progress on a terminal. Blocks. Raises
+    UserError; then what had been acknowledged is said.
     """
     if pipeline not in config.pipelines:
         known = ", ".join(config.pipelines)
@@ -55,9 +74,9 @@ def run(config: Config, pipeline: str, source: BinaryIO) -> None:
     checker = Checker(config.pipelines[pipeline].subject)
     topic = config.pipelines[pipeline].source
     with _rewindable(source) as (again, start), Progress(console=Console(stderr=True), transient=True) as progress:
-        drift, count = _check(checker, again, config.kafka, progress)
+        drift, count = _check(_without_keys(config, pipeline), topic, checker, again, config.kafka, progress)
         again.seek(start)
-        asyncio.run(_send(config.kafka, topic, _records(checker, again), count, progress))
+        asyncio.run(_send(config.kafka, topic, _with_keys(checker, again), count, progress))
     normalised = ", ".join(f"{kind} {times}" for kind, times in sorted(drift.items()))
     sys.stdout.write(f"{count} records acknowledged by {topic}\n")
     if normalised:
@@ -77,62 +96,79 @@ def _rewindable(source: BinaryIO) -> Iterator[tuple[BinaryIO, int]]:
         yield kept, 0  # type: ignore[misc]  # a BinaryIO in all that is used of it
 
 
-def _records(checker: Checker, source: BinaryIO) -> Iterator[_Record]:
+def _without_keys(config: Config, name: str) -> Pipeline:
+    """The pipeline itself, to see what it refuses. A producer has no keys: what these encrypt is thrown away."""
+    sizes = sizes_used(config, [name])
+    keys = Keys(Key(one, "none", secrets.token_bytes(size)) for one, size in sizes.items())
+    return make_pipeline(config, name, keys, Tables())
+
+
+def _with_keys(checker: Checker, source: BinaryIO) -> Iterator[_Record]:
     """Every record with its key. Raises Refused for one that would be refused."""
-    for number, (value, _) in _values(checker, source):
-        yield _Record(number, value, checker(value).key)
+    for one in _records(checker, source):
+        one.key = checker(one.value).key
+        yield one
 
 
-def _values(checker: Checker, source: BinaryIO) -> Iterator[tuple[int, tuple[bytes, Mapping[str, int]]]]:
-    """Each record with its number, and what was left out to make JSON of it."""
+def _records(checker: Checker, source: BinaryIO) -> Iterator[_Record]:
     begins = source.tell()
     head = source.read(len(CONTAINER))
     source.seek(begins)
     if head == CONTAINER:
-        yield from enumerate(checker.container(source), 1)
+        for number, (value, left_out) in enumerate(checker.container(source), 1):
+            yield _Record(number, value, left_out)
         return
     for number, line in enumerate(source, 1):
         if value := line.rstrip(b"\r\n"):
-            yield number, (value, {})
+            yield _Record(number, value, {})
 
 
-def _check(checker: Checker, source: BinaryIO, kafka: KafkaConfig, progress: Progress) -> tuple[Counter[str], int]:
+def _check(
+    pipeline: Pipeline, topic: str, checker: Checker, source: BinaryIO, kafka: KafkaConfig, progress: Progress
+) -> tuple[Counter[str], int]:
     """What will be normalised, and how many records there are. Raises UserError, naming all that cannot be sent."""
     outbox, task = Outbox(kafka, "sluice.send"), progress.add_task("checking", total=None)
-    refused: list[str] = []
+    added = [(ID_HEADER, f"{topic}/{2**31}/{2**63}".encode()), (PLAN_HEADER, b" " * PLAN_BYTES)]
+    refused: list[tuple[int, Refused]] = []
     drift: Counter[str] = Counter()
     count = 0
-    values = _values(checker, source)
-    while True:
-        try:
-            number, (value, left_out) = next(values)
-        except StopIteration:
-            break
-        except InvalidContainer as error:
-            raise UserError(str(error), Exit.FAILED) from None
-        except Refused as why:  # of a container, which cannot be read on behind it
-            refused.append(f"record {count + 1}: {why}")
-            break
-        count += 1
-        try:
-            if not outbox.fits(None, value, []):
-                raise Refused("too-large")
-            drift.update(left_out)
-            drift.update(checker(value).drift)
-        except Refused as why:
-            refused.append(f"record {number}: {why}")
-        if count % 1000 == 0:
-            progress.update(task, completed=count, description=f"checking, {count} records")
+    for some in _rounds(_readable(_records(checker, source), refused)):
+        processed = pipeline.process(some)
+        refused += [(some[at].offset, why) for at, why in processed.dead]
+        for at, routed in zip(processed.positions, processed.values, strict=True):
+            one = some[at]
+            key = checker(one.value).key
+            if not (outbox.fits(key, one.value, []) and outbox.fits(key, routed, added)):
+                refused.append((one.offset, Refused("too-large")))
+        drift.update(processed.drift)
+        for one in some:
+            drift.update(one.left_out)
+        count += len(some)
+        progress.update(task, completed=count, description=f"checking, {count} records")
     progress.remove_task(task)
     if refused:
-        more = f"\n  and {len(refused) - MOST_SAID} more" if len(refused) > MOST_SAID else ""
-        said = "\n  ".join(refused[:MOST_SAID])
+        said = [f"record {number}: {why}" for number, why in sorted(refused, key=itemgetter(0))]
+        more = f"\n  and {len(said) - MOST_SAID} more" if len(said) > MOST_SAID else ""
+        listed = "\n  ".join(said[:MOST_SAID])
         raise UserError(
-            f"{len(refused)} of {count} records would be refused, so nothing was sent:\n  {said}{more}\n"
+            f"{len(refused)} of {count} records would be refused, so nothing was sent:\n  {listed}{more}\n"
             "correct or remove them; docs/producers.md says what each reason means",
             Exit.FAILED,
         )
     return drift, count
+
+
+def _readable(records: Iterator[_Record], refused: list[tuple[int, Refused]]) -> Iterator[_Record]:
+    """Up to the first record of a container that makes no JSON, which is added to `refused`: it cannot be read on behind it."""
+    number = 0
+    try:
+        for one in records:
+            number = one.offset
+            yield one
+    except InvalidContainer as error:
+        raise UserError(str(error), Exit.FAILED) from None
+    except Refused as why:
+        refused.append((number + 1, why))
 
 
 async def _send(kafka: KafkaConfig, topic: str, records: Iterator[_Record], count: int, progress: Progress) -> None:
@@ -179,7 +215,7 @@ def _rounds(records: Iterator[_Record]) -> Iterator[list[_Record]]:
     size = 0
     for one in records:
         some.append(one)
-        size += len(one.value)
+        size += len(one.value or b"")
         if len(some) >= ROUND_RECORDS or size >= ROUND_BYTES:
             yield some
             some, size = [], 0

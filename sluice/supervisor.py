@@ -15,6 +15,7 @@ from pathlib import Path
 from sluice import crashes
 from sluice.config import Config
 from sluice.exits import Exit
+from sluice.private_memory import keep_memory_private
 from sluice.tether import tethered
 from stream.assignment import InWork
 
@@ -49,6 +50,8 @@ def run(file: Path, config: Config, workers: int) -> int:
     five times in a row within ten seconds, or that crashed five times at the same topic, partition and offset, however long it
     ran and whichever of several workers of that name it was. One that found something unavailable (69) is never given up on.
     """
+    if config.keys is not None and config.keys.provider == "env":
+        keep_memory_private()  # the keys are in this process's environment too
     names = [name for name in (*config.pipelines, *config.streams) for _ in range(workers)]
     # -P: a folder named `schemas` or `agents` where `up` was called must not stand in for ours.
     arguments = [sys.executable, "-P", "-m", "sluice.cli", "worker", str(file.resolve())]

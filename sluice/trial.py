@@ -3,15 +3,15 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import orjson
 
+from pipeline.config import PipelineConfig
 from pipeline.enrichment import Tables
-from pipeline.keys import UnknownKey
 from pipeline.pipeline import Pipeline
 from schemas.projection import CsvRow, csv_header
 from schemas.refused import Refused
@@ -27,8 +27,8 @@ _BATCH_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(slots=True)
-class _Line:
-    """One line of the input, as a record of the raw topic."""
+class Line:
+    """One line of an input, as a record of the raw topic."""
 
     offset: int
     value: bytes | None
@@ -39,7 +39,7 @@ class _Line:
 
 
 class _Outcome(NamedTuple):
-    route: str
+    route: str | None
     value: bytes
     refused: Refused | None
 
@@ -50,26 +50,18 @@ def run(
     """Write one JSON line to `out` for each line of `source`, in order: {"route", "topic", "value", "error"}.
 
     `route` is success, fail, unmatched, another label of the config, or dead-letter: then `value` is null and `error` is
-    {"reason", "path"}, which never holds a value of the record. An empty line stands for a record without a value. What no
+    {"reason", "path"}, which never holds a value of the record. What sample or deduplicate leave out has the route null; with
+    `match: all` there is a line for each route that a record takes. An empty line stands for a record without a value. What no
     Kafka topic of this config could hold is `too-large`. `as_csv`: the rows that S3 would hold instead, header first; dead
     letters have none, and are counted on stderr. `references` are NAME=FILE. Memory holds a few MB of lines, or one line.
 
     What was normalised or left out is counted on stderr, by kind. Blocks as `source` and `out` do. Raises OSError, and
     UserError for a pipeline, file or key that is not there.
     """
-    if pipeline not in config.pipelines:
-        known = ", ".join(config.pipelines)
-        raise UserError(
-            f"there is no pipeline {pipeline}{meant(pipeline, config.pipelines)}; known: {known}", Exit.USAGE
-        )
-    tables = _tables(config, references)
-    try:
-        process = Pipeline(pipeline, config.pipelines[pipeline], loaded(config), tables)
-    except UnknownKey as error:
-        raise UserError(str(error), Exit.CONFIG) from None
-    lines = _lines(source, config.kafka.max_message_bytes)
+    process = prepared(config, pipeline, references)(pipeline_of(config, pipeline))
+    records = lines(source, config.kafka.max_message_bytes)
     drift: Counter[str] = Counter()
-    outcomes = (_outcomes(process, batch, drift) for batch in _batches(lines))
+    outcomes = (_outcomes(process, batch, drift) for batch in _batches(records))
     if as_csv:
         _write_csv(outcomes, load(config.pipelines[pipeline].subject), out)
     else:
@@ -79,21 +71,36 @@ def run(
         sys.stderr.write(f"normalised or left out: {kinds}\n")
 
 
-def _lines(source: BinaryIO, largest: int) -> Iterator[_Line]:
+def pipeline_of(config: Config, name: str) -> PipelineConfig:
+    """A pipeline of a config. Raises UserError, with the name that may have been meant."""
+    if name not in config.pipelines:
+        known = ", ".join(config.pipelines)
+        raise UserError(f"there is no pipeline {name}{meant(name, config.pipelines)}; known: {known}", Exit.USAGE)
+    return config.pipelines[name]
+
+
+def prepared(config: Config, name: str, references: Sequence[str]) -> Callable[[PipelineConfig], Pipeline]:
+    """Makes pipelines called `name`, with its keys and these references (NAME=FILE). Raises UserError."""
+    keys, tables = loaded(config, [name]), _tables(config, references)
+    return lambda settings: Pipeline(name, settings, keys, tables)
+
+
+def lines(source: BinaryIO, largest: int) -> Iterator[Line]:
+    """The lines of an input as records, of at most `largest` bytes; longer ones are marked so, and hold nothing."""
     offset = 0
     while line := source.readline(largest + 1):
         too_large = len(line) > largest and not line.endswith(b"\n")
         while too_large and line and not line.endswith(b"\n"):
             line = source.readline(largest)
         value = None if too_large else line.removesuffix(b"\n").removesuffix(b"\r") or None
-        yield _Line(offset, value, too_large)
+        yield Line(offset, value, too_large)
         offset += 1
 
 
-def _batches(lines: Iterator[_Line]) -> Iterator[list[_Line]]:
-    batch: list[_Line] = []
+def _batches(records: Iterator[Line]) -> Iterator[list[Line]]:
+    batch: list[Line] = []
     size = 0
-    for line in lines:
+    for line in records:
         batch.append(line)
         size += len(line.value or b"")
         if len(batch) == _BATCH_RECORDS or size >= _BATCH_BYTES:
@@ -103,18 +110,20 @@ def _batches(lines: Iterator[_Line]) -> Iterator[list[_Line]]:
         yield batch
 
 
-def _outcomes(pipeline: Pipeline, batch: list[_Line], drift: Counter[str]) -> list[_Outcome]:
+def _outcomes(pipeline: Pipeline, batch: list[Line], drift: Counter[str]) -> list[_Outcome]:
     """What became of each line, in order; what was put right is added to `drift`."""
-    outcomes: dict[int, _Outcome] = {
-        line.offset: _Outcome("dead-letter", b"null", Refused("too-large")) for line in batch if line.too_large
+    outcomes: dict[int, list[_Outcome]] = {
+        line.offset: [_Outcome("dead-letter", b"null", Refused("too-large"))] for line in batch if line.too_large
     }
     records = [line for line in batch if not line.too_large]
     processed = pipeline.process(records)
     drift += processed.drift
-    routed = zip(processed.positions, processed.routes, processed.values, strict=True)
-    outcomes |= {records[at].offset: _Outcome(route, value, None) for at, route, value in routed}
-    outcomes |= {records[at].offset: _Outcome("dead-letter", b"null", refused) for at, refused in processed.dead}
-    return [outcomes[line.offset] for line in batch]
+    for at, route, value in zip(processed.positions, processed.routes, processed.values, strict=True):
+        outcomes.setdefault(records[at].offset, []).append(_Outcome(route, value, None))
+    for at, refused in processed.dead:
+        outcomes[records[at].offset] = [_Outcome("dead-letter", b"null", refused)]
+    left_out = [_Outcome(None, b"null", None)]
+    return [outcome for line in batch for outcome in outcomes.get(line.offset, left_out)]
 
 
 def _write_json(batches: Iterator[list[_Outcome]], pipeline: str, out: BinaryIO) -> None:
@@ -125,7 +134,7 @@ def _write_json(batches: Iterator[list[_Outcome]], pipeline: str, out: BinaryIO)
 
 def _as_json(outcome: _Outcome, pipeline: str) -> bytes:
     refused = outcome.refused
-    topic = f"{pipeline}.{outcome.route if refused is None else 'dlq'}"
+    topic = None if outcome.route is None else f"{pipeline}.{outcome.route if refused is None else 'dlq'}"
     error = None if refused is None else {"reason": refused.reason, "path": refused.path}
     head = orjson.dumps({"route": outcome.route, "topic": topic})[:-1]
     return b'%b,"value":%b,"error":%b}\n' % (head, outcome.value, orjson.dumps(error))
@@ -139,7 +148,7 @@ def _write_csv(batches: Iterator[list[_Outcome]], subject: Subject, out: BinaryI
     row = CsvRow(subject)
     dead = 0
     for batch in batches:
-        out.writelines(row(outcome.value) for outcome in batch if outcome.refused is None)
+        out.writelines(row(outcome.value) for outcome in batch if outcome.route and outcome.refused is None)
         out.flush()
         dead += sum(outcome.refused is not None for outcome in batch)
     if dead:

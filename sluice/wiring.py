@@ -12,10 +12,10 @@ from agents.delivery import Forwarder
 from agents.router import Router
 from agents.s3_batcher import ChainedS3
 from agents.schema_ids import SchemaIds
-from pipeline.conditions import compile_conditions
 from pipeline.dead_letters import Sealer
 from pipeline.enrichment import Tables
 from pipeline.keys import Keys
+from pipeline.matching import compile_conditions
 from pipeline.pipeline import Pipeline
 from schemas.codec import Codec
 from schemas.json_2019 import json_2019
@@ -57,7 +57,7 @@ def wire(config: Config, names: Sequence[str], outbox: Outbox, keys: Keys) -> Wi
             writers = wired.writers[name] = Writers(registry=config.registry is not None)
             pipeline = make_pipeline(config, name, keys, tables, writers)
             desk = DeadLetterDesk(name, outbox, Sealer(keys))
-            router = Router(name, config.kafka, pipeline, outbox, desk, SchemaIds(name, wired.registry, writers))
+            router = Router(name, config.kafka, pipeline, outbox, desk, SchemaIds(name, wired.registry, writers), keys)
             source = config.pipelines[name].source
             wired.workloads.append(Workload(name, [source], router.work, router.starts, router.outputs))
             for rule in config.pipelines[name].enrich:
@@ -138,8 +138,8 @@ def compile_where(config: Config, stream: StreamConfig) -> Where | None:
     """The stream's conditions as a function of a record's value; None without any. What cannot be read does not match."""
     if not stream.where:
         return None
-    extra = config.pipelines[config.routed_topics()[stream.topics[0]]].extra_fields()
-    codec = Codec(subject_of(config, stream), extra)
+    pipeline = config.pipelines[config.routed_topics()[stream.topics[0]]]
+    codec = Codec(subject_of(config, stream), pipeline.extra_fields(), encrypted=pipeline.token_fields())
     wants: Callable[[msgspec.Struct], bool] = compile_conditions(stream.where, codec.type)
 
     def where(value: bytes) -> bool:

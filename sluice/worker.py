@@ -7,19 +7,20 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from aiokafka import errors
 from aiokafka.errors import KafkaError
 
+from agents.key_outage import KeysAway
 from schemas.registry import Breaks, RegistryUnavailable
 from sinks.aws import Unavailable
 from sinks.contract import Sink
 from sluice import __version__, crashes
 from sluice.config import Config
 from sluice.exits import Exit, UserError
-from sluice.keys import loaded
+from sluice.keys import Source, keep, opened, source_of, unfit
 from sluice.topics import remedy
 from sluice.wiring import Wired, needs, register, topic_specs, wire
 from stream import metrics
@@ -35,6 +36,7 @@ from stream.topics import Topics
 
 log = logging.getLogger(__name__)
 
+Background = Callable[[], Awaitable[None]]
 START_SECONDS = 60.0
 RETRY_SECONDS = 1.0
 END_SECONDS = 19.0
@@ -64,12 +66,22 @@ def run(config: Config, names: Sequence[str]) -> None:
 
 async def _run(config: Config, names: Sequence[str]) -> None:
     metrics.BUILD_INFO.labels(__version__).set(1)
+    stopping = _stop_on_signals()
+    source = source_of(config, names)
+    try:
+        await _patiently(lambda: _look_at_keys(config, source, names), stopping)
+        if not stopping.is_set():
+            await _run_with(config, names, source, stopping)
+    finally:
+        source.close()
+
+
+async def _run_with(config: Config, names: Sequence[str], source: Source, stopping: asyncio.Event) -> None:
     outbox = Outbox(config.kafka, "sluice." + "+".join(names))
-    wired = wire(config, names, outbox, loaded(config))
+    wired = wire(config, names, outbox, source.keys)
     worker = Worker(wired.workloads, config.kafka, last_words=crashes.report)
     reference = ReferenceReader(config.kafka, wired.references) if wired.references else None
     caught_up = reference.caught_up.is_set if reference else lambda: True
-    stopping = _stop_on_signals(worker)
     status = StatusServer(
         config.metrics.listen, lambda: worker.ready() and caught_up(), worker.live, worker.refresh_gauges
     )
@@ -77,7 +89,7 @@ async def _run(config: Config, names: Sequence[str]) -> None:
     try:
         async with _dependencies(config, names, outbox, wired, stopping):
             if not stopping.is_set():
-                await _work(worker, reference, stopping)
+                await _work(worker, [lambda: keep(config, source)], reference, stopping)
     except BaseException as error:  # a WorkFailed is no Exception
         for one in flattened(error):
             if said := _for_the_user(one, config, names):
@@ -92,7 +104,7 @@ def _for_the_user(error: BaseException, config: Config, names: Sequence[str]) ->
     kafka = config.kafka
     groups = [f"{GROUP_PREFIX}{name}" for name in names]
     match error:
-        case ProduceRefused():
+        case ProduceRefused() | KeysAway():
             return UserError(str(error), Exit.UNAVAILABLE)
         case Unavailable():
             text = f"where {' and '.join(names)} goes on is in its bucket, which does not answer ({error.reason})"
@@ -116,14 +128,14 @@ def _for_the_user(error: BaseException, config: Config, names: Sequence[str]) ->
     return UserError(text, Exit.CONFIG)
 
 
-def _stop_on_signals(worker: Worker) -> asyncio.Event:
+def _stop_on_signals() -> asyncio.Event:
+    """What is set by SIGTERM or SIGINT; then the process has END_SECONDS."""
     stopping = asyncio.Event()
 
     def stop() -> None:
         if not stopping.is_set():
             asyncio.get_running_loop().call_later(END_SECONDS, end)
         stopping.set()
-        worker.stop()
 
     def end() -> None:
         log.warning("Not closed in order within %.0f s; what was not committed is done again.", END_SECONDS)
@@ -135,10 +147,28 @@ def _stop_on_signals(worker: Worker) -> asyncio.Event:
     return stopping
 
 
-async def _work(worker: Worker, reference: ReferenceReader | None, stopping: asyncio.Event) -> None:
-    if reference is None:
-        await worker.run()
-        return
+async def _work(
+    worker: Worker, background: Sequence[Background], reference: ReferenceReader | None, stopping: asyncio.Event
+) -> None:
+    """Run until `stopping` is set, with what has to be done beside the work, once the reference topics are caught up."""
+    ending = asyncio.ensure_future(_stop_with(stopping, worker))
+    try:
+        if reference is None:
+            await worker.run(background)
+        else:
+            await _work_with(reference, worker, background, stopping)
+    finally:
+        ending.cancel()
+
+
+async def _stop_with(stopping: asyncio.Event, worker: Worker) -> None:
+    await stopping.wait()
+    worker.stop()
+
+
+async def _work_with(
+    reference: ReferenceReader, worker: Worker, background: Sequence[Background], stopping: asyncio.Event
+) -> None:
     reading = asyncio.ensure_future(reference.run())
     try:
         waits = [asyncio.ensure_future(reference.caught_up.wait()), asyncio.ensure_future(stopping.wait()), reading]
@@ -146,7 +176,7 @@ async def _work(worker: Worker, reference: ReferenceReader | None, stopping: asy
         for wait in waits[:2]:
             wait.cancel()
         if not stopping.is_set():
-            await worker.run([lambda: reading])
+            await worker.run([*background, lambda: reading])
     finally:
         reading.cancel()
         with contextlib.suppress(asyncio.CancelledError, KafkaError):
@@ -228,6 +258,19 @@ async def _look_at_topics(config: Config, names: Sequence[str]) -> None:
     absent = [one.name for one in states if one.state == "missing"]
     if absent:
         raise _Unavailable(f"topics are not there: {', '.join(absent)}; make them with `sluice topics FILE`")
+
+
+async def _look_at_keys(config: Config, source: Source, names: Sequence[str]) -> None:
+    try:
+        await asyncio.to_thread(opened, config, source)
+    except UserError as error:
+        if error.code == Exit.UNAVAILABLE:
+            raise _Unavailable(str(error)) from None
+        raise
+    if problems := list(unfit(config, source.keys, names)):
+        raise UserError("\n".join(problems), Exit.CONFIG)
+    for warning in source.keys.warnings:
+        log.warning("%s.", warning)
 
 
 async def _look_at_schemas(config: Config, wired: Wired) -> None:

@@ -63,7 +63,7 @@ def read(content: bytes, environment: Mapping[str, str]) -> Document:
         raise Unreadable("is not UTF-8 text; save it as UTF-8") from None
     text = _IN_TEXT.sub(lambda match: f"{_OPEN}{match[1]}{_CLOSE}", text)
     try:
-        data = yaml.load(text, Loader=_Loader)  # noqa: S506  # a SafeLoader
+        data = yaml.load(text, Loader=UniqueKeys)  # noqa: S506  # a SafeLoader
         if not isinstance(data, dict):
             raise Unreadable("holds no mapping; docs/configuration.md says what goes in")
         document = Document(data)
@@ -81,7 +81,9 @@ def shown(key: str) -> str:
     return plain if plain == key else f"{plain}…"
 
 
-class _Loader(yaml.SafeLoader):
+class UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that stands twice: one of the two would silently not count."""
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:

@@ -31,10 +31,24 @@ DRIFT = Counter(
     ["pipeline", "kind"],
     registry=REGISTRY,
 )
+LEFT_OUT = Counter(
+    "sluice_left_out", "Records that sample or deduplicate left out, as the config says.",
+    ["pipeline", "stage"], registry=REGISTRY,
+)  # fmt: skip
+CARDS_IN_CLEAR = Counter(
+    "sluice_cards_in_clear", "Records with a card number in clear that no rule covers.", ["pipeline"], registry=REGISTRY
+)
+UNLIKE = Counter(
+    "sluice_unlike_comparisons", "Comparisons of unlike types in route conditions, which are false.",
+    ["pipeline"], registry=REGISTRY,
+)  # fmt: skip
 UNKNOWN_REFERENCES = Counter(
     "sluice_unknown_references", "Ids that no record of a reference topic had; the fields it fills in are null.",
     ["pipeline", "reference"], registry=REGISTRY,
 )  # fmt: skip
+KEY_USES = Counter(
+    "sluice_key_uses", "Values encrypted and records sealed, by key and version.", ["key", "id"], registry=REGISTRY
+)
 DELIVERY_SECONDS = Histogram(
     "sluice_delivery_seconds", "From the cut of a delivery to its acknowledgement.", ["stream"],
     buckets=SECONDS, registry=REGISTRY,

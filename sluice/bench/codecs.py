@@ -11,7 +11,7 @@ from typing import Any
 import fastavro.validation
 import orjson
 
-from schemas.codec import Codec
+from schemas.codec import UNTAKEN, Codec
 from schemas.containers import avro_form
 from schemas.drift import parsed
 from schemas.subjects import load
@@ -33,7 +33,7 @@ def codec(subject: str) -> Work:
             try:
                 batch.extend(decoding)
                 break
-            except (ValueError, TypeError, RecursionError):
+            except UNTAKEN:
                 batch.append(made.decode(values[len(batch)]))
         made.settle(batch)
         return list(map(made.encode, batch))

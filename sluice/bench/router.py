@@ -3,20 +3,22 @@
 import asyncio
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.keys import new_keys_file
 from pipeline.pipeline import Pipeline, Processed
 from sluice.bench.load import PARTITIONS
 from sluice.bench.meter import Meter, arguments, tune_gc
 from sluice.bench.work import FIELDS
 from sluice.config import Config
+from sluice.key_file import new_keys_file
 from sluice.keys import loaded
 from sluice.wiring import topic_specs, wire
 from stream import metrics
 from stream.app import Worker
 from stream.outbox import Outbox
+from stream.records import Record
 from stream.topics import Topics
 
 NAME = "router"
@@ -87,9 +89,9 @@ async def run(brokers: str, topic: str, count: int) -> None:
 def _start_with_the_first_batch(meter: Meter) -> None:
     process = Pipeline.process
 
-    def measured(self: Pipeline, records: object) -> Processed:
+    def measured(self: Pipeline, records: Sequence[Record], partition: int = 0) -> Processed:
         meter.first_record()
-        return process(self, records)  # type: ignore[arg-type]  # passed on as it is
+        return process(self, records, partition)
 
     Pipeline.process = measured  # type: ignore[method-assign]  # in this process alone
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import yaml
 from aiokafka import TopicPartition
 
-from pipeline.keys import new_keys_file
 from sluice.config import load
+from sluice.key_file import new_keys_file
 from sluice.wiring import topic_specs
 from stream.topics import Topics
 from tests.e2e.processes import children, produce, read, until_committed

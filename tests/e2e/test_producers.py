@@ -68,7 +68,7 @@ class Pipeline:
         }
         settings = {
             "kafka": {"brokers": [kafka], "partitions": PARTITIONS, "replication": 1},
-            "pipelines": {name: {"from": self.raw, "schema": "event", "routes": routes}},
+            "pipelines": {name: {"from": self.raw, "schema": "event", "routes": routes, "gate": "off"}},
             "metrics": {"listen": "127.0.0.1:0"},
             **more,
         }

@@ -13,8 +13,8 @@ import orjson
 import yaml
 from aiokafka import AIOKafkaProducer, TopicPartition
 
-from pipeline.keys import new_keys_file
 from sluice.config import Config, load
+from sluice.key_file import new_keys_file
 from sluice.wiring import topic_specs
 from stream.reader import Reader
 from stream.topics import Topics

@@ -1,19 +1,24 @@
 """`sluice keys`: keys are added and never lost, never shown, and never readable by others."""
 
+import asyncio
+import json
 import os
 import re
 import stat
 from datetime import date
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from pipeline.keys import load_keys
 from sluice.config import Config, load
-from sluice.exits import UserError
-from sluice.keys import new, show
+from sluice.exits import Exit, UserError
+from sluice.key_commands import new, rotate, show
+from sluice.key_file import KeyFile, read
+from sluice.keys import keep, loaded, sizes_used, source_of
+from stream import metrics
 
 TODAY = date(2026, 11, 5)
 CONFIG = """
@@ -38,12 +43,12 @@ def config(tmp_path: Path) -> Config:
 
 def material(config: Config) -> dict[tuple[str, str], bytes]:
     assert config.keys is not None
-    return {(key.name, key.id): key.material for key in load_keys(config.keys)}
+    return {(key.name, key.id): key.material for key in read(config.keys.path)}
 
 
 def states(config: Config) -> list[tuple[str, str, bool]]:
     assert config.keys is not None
-    return [(key.name, key.id, key.active) for key in load_keys(config.keys)]
+    return [(key.name, key.id, key.active) for key in read(config.keys.path)]
 
 
 def test_all_makes_what_the_config_uses_and_no_more(config: Config, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,11 +81,11 @@ def test_a_new_version_leaves_the_old_one_to_decrypt_with(config: Config) -> Non
 def test_keys_given_as_text_are_kept(config: Config) -> None:
     assert config.keys is not None
     config.keys.path.write_text(
-        'card-number:\n  - {id: "2025-03", state: active, text: "6B58703273357638792F423F4528482B"}\n'
+        'card-number:\n  - {id: "2025-03", state: active, text: "6B58703273357638792F423F4528482C"}\n'
     )
     config.keys.path.chmod(0o600)
     new(config, "card-number", TODAY)
-    assert material(config)["card-number", "2025-03"] == b"6B58703273357638792F423F4528482B"
+    assert material(config)["card-number", "2025-03"] == b"6B58703273357638792F423F4528482C"
     assert states(config) == [("card-number", "2026-11-05", True), ("card-number", "2025-03", False)]
 
 
@@ -90,7 +95,7 @@ def test_no_key_is_ever_shown(config: Config, capsys: pytest.CaptureFixture[str]
     show(config)
     said = capsys.readouterr().out
     assert "no rule of this config uses it yet" in said
-    assert "other         2026-11-05  active" in said
+    assert "other         2026-11-05  active  32 bytes\n" in said
     assert config.keys is not None
     written = yaml.safe_load(config.keys.path.read_text())
     keys = [version["base64"] for versions in written.values() for version in versions]
@@ -129,6 +134,172 @@ def test_without_a_keys_section_it_says_what_to_add(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match="add `keys:"):
         new(load(tmp_path / "config.yaml"), "a", TODAY)
+
+
+# Lengths
+
+
+def sizes(config: Config) -> dict[str, int]:
+    assert config.keys is not None
+    keys = read(config.keys.path)
+    return {name: len(keys.active(name).material) for name in keys.names}
+
+
+def test_a_key_is_as_long_as_it_was_asked_for_as_its_rules_want_or_as_it_was(config: Config) -> None:
+    new(config, None, TODAY)
+    new(config, "short", TODAY, size=16)
+    new(config, "usual", TODAY)
+    assert sizes(config) == dict.fromkeys(("card-number", "card-exp", "dead-letters", "usual"), 32) | {"short": 16}
+    new(config, "short", TODAY)
+    rotate(config, "short", TODAY)
+    assert sizes(config)["short"] == 16
+    new(config, "short", TODAY, size=24)
+    assert sizes(config)["short"] == 24
+
+
+def test_lengths_are_those_of_the_rules_algorithms(config: Config) -> None:
+    assert sizes_used(config) == {"card-number": 32, "card-exp": 32, "dead-letters": 32}
+    assert sizes_used(config, ["a-stream"]) == {"dead-letters": 32}
+
+
+def test_a_key_that_is_too_short_for_its_rule_stops_every_command_that_would_use_it(config: Config) -> None:
+    new(config, None, TODAY)
+    new(config, "card-exp", TODAY, size=16)
+    with pytest.raises(UserError) as caught:
+        loaded(config)
+    said = str(caught.value).splitlines()
+    assert [line.partition(": ")[0] for line in said] == [
+        f"pipelines.events.encrypt[{number}].key" for number in (1, 2)
+    ]
+    assert "card-exp/2026-11-05.2 has 16 bytes, which is AES-128, and AES-256-GCM needs 32" in said[0]
+    assert "dead-letters" in loaded(config, ["a-stream"]), "whose rules are not asked for does not mind"
+
+
+def test_all_missing_keys_are_named_with_their_rules(config: Config) -> None:
+    new(config, "dead-letters", TODAY)
+    with pytest.raises(UserError) as caught:
+        loaded(config)
+    assert str(caught.value).count("which is not there; run `sluice keys new FILE card-") == 3
+
+
+# Rotation
+
+
+def test_rotation_replaces_the_active_version_and_keeps_the_others(config: Config, capsys: Any) -> None:
+    new(config, None, TODAY)
+    before = material(config)
+    rotate(config, "card-exp", TODAY)
+    rotate(config, "card-exp", date(2027, 1, 1))
+    assert [one for one in states(config) if one[0] == "card-exp"] == [
+        ("card-exp", "2027-01-01", True),
+        ("card-exp", "2026-11-05.2", False),
+        ("card-exp", "2026-11-05", False),
+    ]
+    after = material(config)
+    assert {key: after[key] for key in before} == before
+    assert len(set(after.values())) == 5
+    assert config.keys is not None
+    assert stat.S_IMODE(config.keys.path.stat().st_mode) == 0o400
+    assert "card-exp: new active key 2027-01-01 in " in capsys.readouterr().out
+
+
+def test_only_what_is_there_is_rotated(config: Config) -> None:
+    with pytest.raises(
+        UserError, match=r"no key 'card-exp' to rotate, known are: none; make it with `sluice keys new FILE"
+    ):
+        rotate(config, "card-exp", TODAY)
+    new(config, "card-number", TODAY)
+    with pytest.raises(UserError, match="known are: card-number"):
+        rotate(config, "card-exp", TODAY)
+
+
+async def test_a_worker_takes_a_rotated_key_and_counts_its_uses(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sluice.keys.LOOK_SECONDS", 0.01)
+    new(config, None, TODAY)
+    source = source_of(config)
+    assert isinstance(source, KeyFile)
+    source.open()
+    keys = source.keys
+    keys.used(keys.active("card-exp"), 3)
+    keeping = asyncio.create_task(keep(config, source))
+    rotate(config, "card-exp", TODAY)
+    async with asyncio.timeout(10):
+        while keys.active("card-exp").id != "2026-11-05.2":
+            await asyncio.sleep(0.01)
+        keys.used(keys.active("card-exp"), 4)
+        while uses("card-exp") != {"2026-11-05": 3, "2026-11-05.2": 4}:
+            await asyncio.sleep(0.01)
+    keeping.cancel()
+
+
+def uses(name: str) -> dict[str, float]:
+    samples = (one for metric in metrics.KEY_USES.collect() for one in metric.samples)
+    return {one.labels["id"]: one.value for one in samples if one.labels["key"] == name}
+
+
+# Keys that no file holds
+
+
+@pytest.fixture
+def from_environment(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    new(config, None, TODAY)
+    monkeypatch.setenv("SLUICE_KEYS", (tmp_path / "keys.yaml").read_text())
+    (tmp_path / "config.yaml").write_text(CONFIG.replace("provider: file, path: keys.yaml", "provider: env"))
+    (tmp_path / "keys.yaml").unlink()
+    return load(tmp_path / "config.yaml")
+
+
+def test_keys_from_the_environment_are_those_of_a_file_with_a_warning(
+    from_environment: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = loaded(from_environment)
+    assert keys.names == ["card-number", "card-exp", "dead-letters"]
+    assert ["/proc/PID/environ, in crash dumps" in warning for warning in keys.warnings] == [True]
+    show(from_environment)
+    said = capsys.readouterr().out
+    assert "card-exp      2026-11-05  active  32 bytes\n" in said
+    assert "! SLUICE_KEYS holds keys" in said
+
+
+def test_keys_from_the_environment_may_be_json(from_environment: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLUICE_KEYS", json.dumps(yaml.safe_load(os.environ["SLUICE_KEYS"])))
+    assert loaded(from_environment).names == ["card-number", "card-exp", "dead-letters"]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("", "SLUICE_KEYS is not set; put the content of a key file there"),
+        ("keys.yaml", "SLUICE_KEYS: holds no keys"),
+        ("[", "SLUICE_KEYS: is not YAML"),
+        ("card-exp: []\ncard-number: []", "SLUICE_KEYS: card-exp: must be a list"),
+    ],
+)
+def test_an_environment_without_keys_says_what_to_do(
+    from_environment: Config, monkeypatch: pytest.MonkeyPatch, value: str, said: str
+) -> None:
+    monkeypatch.setenv("SLUICE_KEYS", value)
+    with pytest.raises(UserError, match=said) as caught:
+        loaded(from_environment)
+    assert caught.value.code == Exit.CONFIG
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ("provider: env", "keys come from SLUICE_KEYS, which this cannot change"),
+        ("provider: aws-kms, kms_key: alias/sluice", "data keys come from KMS key alias/sluice"),
+    ],
+)
+def test_keys_that_are_in_no_file_are_not_changed_here(tmp_path: Path, keys: str, said: str) -> None:
+    (tmp_path / "config.yaml").write_text(CONFIG.replace("provider: file, path: keys.yaml", keys))
+    config = load(tmp_path / "config.yaml")
+    for change in (lambda: new(config, "card-exp"), lambda: new(config, None), lambda: rotate(config, "card-exp")):
+        with pytest.raises(UserError, match=said):
+            change()
+    assert [one.name for one in tmp_path.iterdir()] == ["config.yaml"]
 
 
 def add(file: Path, name: str) -> None:

@@ -1,6 +1,7 @@
 """`sluice schemas check`: 0 only when the newer file is known to break nobody."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -208,14 +209,19 @@ def test_what_git_does_not_know_cannot_be_told(tree: Path, tmp_path: Path, capsy
     assert "holds nothing" in against(tmp_path / "none", capsys)[2]
 
 
-def test_make_check_refuses_an_edit_of_any_released_schema(tmp_path: Path) -> None:
-    """As `make check` calls it, on a clone of this repository in which somebody edits a released file."""
-    subprocess.run(["git", "clone", "-q", str(ROOT), str(tmp_path / "clone")], check=True)
-    clone = tmp_path / "clone"
-    target = ["make", "-s", "-C", str(clone), "schemas", f"BIN={Path(sys.executable).parent}"]
+def cloned(folder: Path, *options: str) -> tuple[Path, list[str]]:
+    """A clone of this repository, and the call of `make schemas` in it."""
+    clone = folder / "clone"
+    subprocess.run(["git", "clone", "-q", *options, f"file://{ROOT}", str(clone)], check=True)
     shutil.copy(ROOT / "Makefile", clone)
     (clone / ".venv").mkdir()
     (clone / ".venv/.installed").touch()
+    return clone, ["make", "-s", "-C", str(clone), "schemas", f"BIN={Path(sys.executable).parent}"]
+
+
+def test_make_check_refuses_an_edit_of_any_released_schema(tmp_path: Path) -> None:
+    """As `make check` calls it, on a clone of this repository in which somebody edits a released file."""
+    clone, target = cloned(tmp_path)
     assert subprocess.run(target, check=False).returncode == 0
     file = clone / "schemas/event/v1.avsc"
     file.write_text(file.read_text().replace("What happened, in words.", "What happened."))
@@ -223,3 +229,12 @@ def test_make_check_refuses_an_edit_of_any_released_schema(tmp_path: Path) -> No
     done = subprocess.run(target, check=False, capture_output=True, text=True)
     assert done.returncode != 0
     assert "event/v1.avsc was changed after its release" in done.stdout
+
+
+def test_a_clone_without_history_is_no_proof_where_ci_asks_for_one(tmp_path: Path) -> None:
+    _, target = cloned(tmp_path, "--depth", "1")
+    here = {name: value for name, value in os.environ.items() if name != "CI"}
+    for environment, passes in ((here, True), (here | {"CI": "true"}, False)):
+        done = subprocess.run(target, check=False, capture_output=True, text=True, env=environment)
+        assert (done.returncode == 0) == passes
+        assert "older releases were not compared (git fetch --unshallow)" in done.stdout

@@ -18,7 +18,7 @@ from schemas.subjects import load as load_subject
 from sluice import trial
 from sluice.config import Config, load
 from sluice.exits import UserError
-from sluice.keys import new
+from sluice.key_commands import new
 
 ROOT = Path(__file__).resolve().parents[2]
 CARD = {"cc_number": "4111111111111111", "cc_exp": "11/28", "cc_cvv": "123", "cc_zip": "90210", "cc_name": "Zoë Müller"}
@@ -191,7 +191,7 @@ def test_every_known_example_is_taken_and_every_drift_is_counted(
 ) -> None:
     """A pipeline that encrypts nothing, so that nothing but the form of a record can be refused."""
     config = tmp_path / "config.yaml"
-    pipelines = {"all": {"from": "raw", "schema": subject}}
+    pipelines = {"all": {"from": "raw", "schema": subject, "gate": "off"}}
     config.write_text(yaml.safe_dump({"kafka": {"brokers": ["localhost:9092"]}, "pipelines": pipelines}))
     paths = [path for some in load_subject(subject).examples.values() for path in some]
     lines = [json.dumps(json.loads(path.read_text())).encode() for path in paths]

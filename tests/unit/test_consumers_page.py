@@ -13,8 +13,9 @@ import orjson
 import pytest
 
 from schemas.codec import Codec
+from schemas.containers import parquet
 from schemas.projection import CsvRow, csv_header
-from schemas.subjects import load
+from schemas.subjects import Subject, load
 
 PAGE = (Path(__file__).parents[2] / "docs" / "consumers.md").read_text()
 USAGE: list[dict[str, Any]] = [
@@ -29,7 +30,7 @@ def page() -> dict[str, Any]:
     """Everything that the page's code defines."""
     place: dict[str, Any] = {}
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for block in blocks:
         exec(block, place)
     return place
@@ -68,6 +69,24 @@ def test_the_avro_code_reads_older_and_newer_files(page: dict[str, Any]) -> None
             (found,) = page["rows"](out, reader.parsed)
             assert found["id"] == 5
             assert list(found) == [field["name"] for field in reader.schema["fields"]]
+
+
+def test_the_parquet_code_reads_old_and_new_files_at_once(page: dict[str, Any], tmp_path: Path) -> None:
+    now = load("usage")
+    files = []
+    for count in range(1, len(now.versions) + 1):
+        then = Subject(now.name, now.versions[:count], now.columns)
+        value = b'{"id":%d,"endpoint":{"id":7,"imei":"3"},"session_id":"s"}' % count
+        files.append(str(tmp_path / f"{count}.parquet"))
+        Path(files[-1]).write_bytes(parquet(then, [value], "none"))
+    table = page["table"](files)
+    assert table.column_names == [field.name for field in now.fields]
+    rows = table.sort_by("id").to_pylist()
+    assert [(row["id"], row["session_id"], row["endpoint"]["imei"]) for row in rows] == [
+        (1, None, None),
+        (2, None, "3"),
+        (3, "s", "3"),
+    ]
 
 
 def test_the_typed_code_ignores_what_it_does_not_know(page: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ PROMISED = {
     "sluice_delivery_seconds": {"stream"},
     "sluice_end_to_end_seconds": {"name"},
     "sluice_lag_records": {"topic", "partition"},
+    "sluice_key_uses_total": {"key", "id"},
     "sluice_oldest_unsettled_seconds": set[str](),
     "sluice_build_info": {"version"},
 }

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from msgspec import UNSET, UnsetType
 from pydantic import ValidationError
 
-from pipeline.conditions import Condition, InvalidConditions, check, compile_conditions, compile_routes
-from pipeline.paths import InvalidPath, parse, resolve
+from pipeline.conditions import Condition, check
+from pipeline.matching import InvalidConditions, compile_conditions, compile_routes
+from pipeline.paths import InvalidPath, parse, resolve, text
 from pipeline.patterns import InvalidPattern, longest, matcher
 from schemas.codec import Codec
 from schemas.structs import record_type
@@ -90,6 +91,14 @@ def holds(record: Outer, field: str, op: str, *value: Any) -> bool:
         (".places", "contains", "Berlin", [[52.5, "Berlin"]], [[], ["berlin"], None, UNSET]),
         (".places", "exists", (), [[]], [UNSET]),
         (".inner", "exists", (), [Inner()], [UNSET]),
+        (".places", "is_array", (), [[], [1]], [None, UNSET]),
+        (".any", "is_array", (), [[]], [{}, "", None, UNSET]),
+        (".inner", "is_object", (), [Inner()], [None, UNSET]),
+        (".any", "is_object", (), [{}], [[], "", None, UNSET]),
+        (".text", "is_empty", (), [""], [" ", None, UNSET]),
+        (".places", "is_empty", (), [[]], [[1], None, UNSET]),
+        (".inner", "is_empty", (), [Inner()], [Inner(name=None), None, UNSET]),
+        (".any", "is_empty", (), [{}, [], ""], [0, False, [0], {"a": 1}, None, UNSET]),
     ],
 )
 def test_operators(field: str, op: str, value: Any, yes: list[Any], no: list[Any]) -> None:
@@ -98,6 +107,63 @@ def test_operators(field: str, op: str, value: Any, yes: list[Any], no: list[Any
         for one in values:
             record = Outer(**{field[1:]: one})
             assert holds(record, field, op, *given_value) is expected, (op, value, one)
+
+
+@pytest.mark.parametrize(
+    ("field", "op", "value", "yes", "no"),
+    [
+        (".text", "equal", "Straße", ["STRASSE", "straße"], ["Strase", None, UNSET]),
+        (".text", "not_equal", "a", ["b"], ["A", None, UNSET]),
+        (".text", "contains", "pdp", ["a PDP b"], ["p", None]),
+        (".text", "starts_with", "AB", ["abc"], ["bab"]),
+        (".text", "ends_with", "BC", ["abc"], ["bca"]),
+        (".text", "matches", "^a+$", ["AA"], ["ab"]),
+        (".text", "in", ["A", "b"], ["a", "B"], ["c", None]),
+        (".any", "contains", "BER", [["ber"], "Berlin"], [["berlin"], 1]),
+    ],
+)
+def test_operators_without_case(field: str, op: str, value: Any, yes: list[Any], no: list[Any]) -> None:
+    matches = compile_conditions(
+        [Condition.model_validate({"field": field, "op": op, "value": value, "ignore_case": True})], Outer
+    )
+    assert all(matches(Outer(**{field[1:]: one})) for one in yes)
+    assert not any(matches(Outer(**{field[1:]: one})) for one in no)
+
+
+@pytest.mark.parametrize(("op", "value"), [("greater", "a"), ("equal", 1), ("in", ["a", 1]), ("in_cidr", "10.0.0.0/8")])
+def test_case_is_for_texts(op: str, value: Any) -> None:
+    with pytest.raises(ValidationError, match="ignore_case is for texts"):
+        Condition.model_validate({"field": ".any", "op": op, "value": value, "ignore_case": True})
+
+
+@pytest.mark.parametrize(
+    ("op", "value", "alike", "unlike"),
+    [
+        ("equal", 1, [2, 2.5], ["1", True, [], {}]),
+        ("equal", "a", ["b"], [1, False, ["a"]]),
+        ("equal", True, [False], [1, "true"]),
+        ("greater", 1, [Decimal(0)], ["2", {}]),
+        ("contains", "a", ["b", ["c"]], [1, {}]),
+        ("contains", 1, [[2]], ["1", 1]),
+        ("in", ["a", 1], ["b", 2], [True, []]),
+        ("starts_with", "a", ["b"], [1]),
+        ("matches", "a", ["b"], [1]),
+        ("in_cidr", "10.0.0.0/8", ["x"], [1]),
+    ],
+)
+def test_comparisons_of_unlike_types_are_counted(op: str, value: Any, alike: list[Any], unlike: list[Any]) -> None:
+    counted: list[None] = []
+    matches = compile_conditions([condition(".any", op, value)], Outer, lambda: counted.append(None))
+    assert not any(matches(Outer(any=one)) for one in [*alike, None, UNSET])
+    assert counted == []
+    assert not any(matches(Outer(any=one)) for one in unlike)
+    assert len(counted) == len(unlike)
+
+
+def test_all_routes_that_match_are_taken() -> None:
+    routes = {"big": [condition(".count", "greater", 5)], "odd": [condition(".count", "in", [1, 7, 9])]}
+    records = [Outer(count=6), Outer(count=7), Outer(count=1), Outer(count=2), Outer()]
+    assert compile_routes(routes, Outer, "all")(records) == ["big", "big+odd", "odd", "unmatched", "unmatched"]
 
 
 def test_paths_through_what_is_not_there() -> None:
@@ -109,6 +175,28 @@ def test_paths_through_what_is_not_there() -> None:
     others: list[Any] = [{"a": 1}, {"a": {}}, [], "a", None, UNSET]
     for other in others:
         assert not holds(Outer(any=other), ".any.a.b", "equal", 1)
+
+
+def test_paths_to_odd_keys_and_into_lists() -> None:
+    odd: Any = {"odd key": [{"x": 1}, 'a"b'], "": 2}
+    record = Outer(any=odd, places=[5, "Berlin"])
+    assert holds(record, '.any["odd key"][0].x', "equal", 1)
+    assert holds(record, '.any["odd key"][1]', "equal", 'a"b')
+    assert holds(record, '.any[""]', "equal", 2)
+    assert holds(record, '["places"][1]', "equal", "Berlin")
+    assert not holds(record, ".places[2]", "exists")
+    assert not holds(record, ".any[0]", "exists")
+    assert not holds(Outer(), ".places[0]", "exists")
+    assert resolve('["any"]["a b"][3].c', Outer).path == '.any["a b"][3].c'
+    for wrong in (".places.x", ".inner[0]", ".text[0]", ".places[0][1]["):
+        with pytest.raises(InvalidPath):
+            resolve(wrong, Outer)
+
+
+@given(st.lists(st.one_of(st.text(max_size=5), st.integers(0, 99)), min_size=1, max_size=4))
+def test_a_path_is_read_as_it_is_written(parts: list[str | int]) -> None:
+    written = text(("any", *parts))
+    assert parse(written) == ("any", *parts)
 
 
 def test_nesting() -> None:
@@ -189,7 +277,21 @@ def test_constants_are_data_and_not_source() -> None:
         for op in ("equal", "contains", "starts_with"):
             assert holds(Outer(text=evil), ".text", op, evil)
             assert not holds(Outer(text="x"), ".text", op, evil)
-    for path in (".text or 1", '.any["x"]', ".any.a b", ".any..a", "any", "", ".any.a'b", ".any.\u0430"):
+    for path in (
+        ".text or 1",
+        ".any['x']",
+        '.any["x]',
+        '.any["x"]]',
+        ".any[-1]",
+        ".any[01]",
+        "[0]",
+        ".any.a b",
+        ".any..a",
+        "any",
+        "",
+        ".any.a'b",
+        ".any.\u0430",
+    ):
         with pytest.raises(InvalidPath):
             parse(path)
 

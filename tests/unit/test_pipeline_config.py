@@ -98,11 +98,48 @@ def test_wrong_forms_do_not_hide_what_does_not_fit_the_schema() -> None:
             "name the field that holds an id",
         ),
         (
-            {"encrypt": [{"field": ".transaction.total_price", "key": "k"}]},
+            {"encrypt": [{"field": ".transaction.total_price", "iv_field": ".transaction.total_iv", **CFB}]},
             "encrypt.0.field",
             "only text can be encrypted",
         ),
-        ({"encrypt": [{"field": ".transaction.cc", "key": "k"}]}, "encrypt.0.field", "holds an object"),
+        (
+            {"encrypt": [{"field": ".transaction.cc", "iv_field": ".transaction.cc_iv", **CFB}]},
+            "encrypt.0.field",
+            "an object",
+        ),
+        (
+            {"encrypt": [{"field": ".transaction.cc", "key": "k"}, {"field": ".transaction.cc.cc_exp", "key": "k"}]},
+            "encrypt.1.field",
+            "one within the other",
+        ),
+        (
+            {"encrypt": [{"field": ".event", "iv_field": ".event_iv", **CFB, "bind": [".id"]}]},
+            "encrypt.0.bind",
+            "bound to nothing",
+        ),
+        ({"encrypt": [{"field": ".event", "key": "k", "bind": [".event"]}]}, "encrypt.0.bind.0", "encrypted itself"),
+        (
+            {"encrypt": [{"field": ".event", "key": "k", "bind": [".detail"]}]},
+            "encrypt.0.bind.0",
+            "text or whole numbers",
+        ),
+        ({"encrypt": [{"field": ".event", "key": "k", "bind": [".nope"]}]}, "encrypt.0.bind.0", "names no field"),
+        (
+            {"encrypt": [{"field": ".event", "key": "k", "key_id_field": ".k"}]},
+            "encrypt.0.key_id_field",
+            "in the token",
+        ),
+        ({"encrypt": [{"field": ".event", "key": "k", "search_field": ".h"}]}, "encrypt.0.search_key", "go together"),
+        (
+            {"encrypt": [{"field": ".event", "key": "k", "search_field": ".h", "search_key": "k"}]},
+            "encrypt.0.search_key",
+            "a key of its own for hashes",
+        ),
+        (
+            {"encrypt": [{"field": ".event", "key": "k", "required_on": ["sold"]}]},
+            "encrypt.0.required_on",
+            "is no route",
+        ),
         ({"encrypt": [{"field": ".detail.card", "key": "k"}]}, "encrypt.0.field", "holds any value"),
         ({"encrypt": [{"field": ".event", "key": "dead-letters"}]}, "encrypt.0.key", "a key of its own"),
         ({"encrypt": [{"field": ".event", **CFB}]}, "encrypt.0.iv_field", "iv_field: .event_iv"),
@@ -113,10 +150,11 @@ def test_wrong_forms_do_not_hide_what_does_not_fit_the_schema() -> None:
         ({"encrypt": [{"field": ".event", "iv_field": ".event", **CFB}]}, "encrypt.0.iv_field", "encrypted already"),
         ({"encrypt": [{"field": ".event", "iv_field": "iv", **CFB}]}, "encrypt.0.iv_field", "no path"),
         ({"encrypt": [{"field": ".event", "iv_field": ".a-b", **CFB}]}, "encrypt.0.iv_field", "letters, digits and _"),
+        ({"encrypt": [{"field": ".event", "iv_field": ".class", **CFB}]}, "encrypt.0.iv_field", "no word of Python"),
         (
             {"encrypt": [{"field": ".device.id", "key": "k"}], "drop": [".device"]},
             "encrypt.0.field",
-            ".device from drop",
+            ".device is dropped before",
         ),
     ],
 )
@@ -178,4 +216,4 @@ def test_models_are_frozen_and_hold_no_surprises() -> None:
     with pytest.raises(ValidationError):
         rule.key = "other"
     with pytest.raises(ValidationError):
-        PipelineConfig.model_validate({"from": "r", "schema": "event", "keep": []})
+        PipelineConfig.model_validate({"from": "r", "schema": "event", "kept": []})

@@ -34,7 +34,7 @@ def put(tables: Tables, name: str, id_: Any, entry: Any) -> None:
 
 
 def raw(*records: Any) -> list[Any]:
-    return [SimpleNamespace(value=json.dumps(record).encode()) for record in records]
+    return [SimpleNamespace(value=json.dumps(record).encode(), key=None, headers=()) for record in records]
 
 
 def run(pipeline: Pipeline, *records: Any) -> list[Any]:

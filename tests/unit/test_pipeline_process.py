@@ -92,6 +92,13 @@ def cleared(card: dict[str, str]) -> dict[str, str]:
     return {f: decrypt_field(RULES[f], "events", KEYS, card[f], card[f + "_iv"]) for f in FIELDS}
 
 
+@pytest.mark.parametrize("exponent", ["99999999999999999999", "-99999999999999999999"])
+def test_a_number_that_no_decimal_holds_costs_the_others_nothing(exponent: str) -> None:
+    records = [*raw(sale()), Raw(b'{"detail":{"a":1e%s}}' % exponent.encode(), 1), Raw(b"{}", 2)]
+    done = workshop().process(records)
+    assert where(done) == {0: "success", 1: "dead", 2: "unmatched"}
+
+
 def test_the_workshop() -> None:
     done = workshop().process(
         raw(
@@ -309,3 +316,28 @@ def test_headers_of_a_dead_letter_say_where_and_why_and_no_value(reason: Any) ->
     assert headers["__connect.errors.topic"] == b"raw.events"
     assert headers["__connect.errors.exception.message"] == f"{reason} at .transaction.cc".encode()
     assert b"4111" not in repr(headers).encode()
+
+
+def test_keys_that_were_rotated_are_used_from_the_next_batch_on_and_counted() -> None:
+    rules = [
+        {"field": ".transaction.cc.cc_number", "key": "one"},
+        {"field": ".transaction.cc.cc_exp", "key": "one", "algorithm": "AES-256-CFB", "iv_field": ".transaction.cc.cc_exp_iv",
+         "key_id_field": ".transaction.cc.cc_exp_key"},
+    ]  # fmt: skip
+    redact = [{"field": ".transaction.cc.cc_name", "with": "hash", "key": "two"}]
+    old, names = Key("one", "1", bytes(range(32))), Key("two", "1", bytes(range(32, 64)))
+    keys = Keys([old, names])
+    config = PipelineConfig.model_validate({"from": "raw", "schema": "event", "encrypt": rules, "redact": redact})
+    pipeline = Pipeline("events", config, keys, Tables())
+    first = values(pipeline.process(raw(sale(), sale())))[0]["transaction"]["cc"]
+    new = Key("one", "2", bytes(range(64, 96)))
+    keys.replace([new, Key("one", "1", old.material, active=False), Key("two", "2", bytes(range(96, 128)))])
+    second = values(pipeline.process(raw(sale())))[0]["transaction"]["cc"]
+    assert [card["cc_number"].split(":")[3] for card in (first, second)] == ["1", "2"]
+    assert [card["cc_exp_key"] for card in (first, second)] == ["1", "2"]
+    assert first["cc_name"] != second["cc_name"]
+    assert keys.take_uses() == {("one", "1"): 4, ("one", "2"): 2}
+    for card in (first, second):
+        assert decrypt_field(config.encrypt[0], "events", keys, card["cc_number"]) == "4111111111111111"
+        found = decrypt_field(config.encrypt[1], "events", keys, card["cc_exp"], card["cc_exp_iv"], card["cc_exp_key"])
+        assert found == "12/29"

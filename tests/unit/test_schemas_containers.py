@@ -143,3 +143,24 @@ def test_what_no_schema_names_is_left_out() -> None:
     assert "next" not in row
     assert "number_iv" not in row["transaction"]["cc"]
     assert "next" not in next(iter(fastavro.reader(io.BytesIO(avro_container(subject, [value], "none")))))
+
+
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [
+        (b'{"transaction":5}', ".transaction"),
+        (b'{"alert":1}', ".alert"),
+        (b'{"id":true}', ".id"),
+        (b'{"id":1.0}', ".id"),
+        (b'{"transaction":{"total_price":true}}', ".transaction.total_price"),
+        (b'{"transaction":{"total_price":"12"}}', ".transaction.total_price"),
+        (b'{"description":5}', ".description"),
+        (b'{"device":{"location":{}}}', ".device.location"),
+    ],
+)
+def test_what_the_schema_does_not_hold_is_an_error_with_its_path_and_never_another_value(
+    value: bytes, path: str
+) -> None:
+    for made in (avro_container, parquet):
+        with pytest.raises(ValueError, match=f"{path} holds no "):
+            made(load("event"), [value], "none")

@@ -55,7 +55,23 @@ def without_fractions(value: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    "value", [b"", b"[1]", b"nonsense", b"5", b"{", b'{"event_source":[],"event_severity":5,"alert":"x"}']
+    "value",
+    [
+        b"",
+        b"[1]",
+        b"nonsense",
+        b"5",
+        b"{",
+        b'{"event_source":[],"event_severity":5,"alert":"x"}',
+        b'{"event_source":{"description":"x","name":"y"}}',
+        b'{"event_severity":{"description":[1]}}',
+        '{"event_severity":{"description":"Straße"}}'.encode(),
+        b'{"event_severity":{"description":"info"}}',
+        b'{"timestamp":"abcdefghijTthis is text ending in Z"}',
+        b'{"timestamp":"2021-10-06T10:42Z"}',
+        b'{"timestamp":"2021-10-06T10:42:58+02:00Z"}',
+        b'{"timestamp":"2021-10-06T10:42:58Z\\n"}',
+    ],
 )
 def test_what_somebody_else_wrote_stays_as_it_is(value: bytes) -> None:
     assert json_2019(load("event"))(value) == value

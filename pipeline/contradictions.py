@@ -1,0 +1,90 @@
+"""Conditions that exclude each other: a route that asks for both never takes a record."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pipeline.conditions import Condition
+
+_ABSENT = {"is_null"}
+"""Operators that a value which anything else compares with never meets."""
+_TYPES = {
+    "is_number": (int, float),
+    "is_string": (str,),
+    "is_boolean": (bool,),
+    "is_array": (),
+    "is_object": (),
+}
+
+
+def contradiction(conditions: Sequence[Condition]) -> str:
+    """Two conditions, in words, that no record meets both; "" if none are seen. Only what all must meet is looked at, so a
+    contradiction within `any` or `not` goes unseen.
+    """
+    by_field: dict[str, list[Condition]] = defaultdict(list)
+    for one in _demanded(conditions):
+        by_field[one.field or ""].append(one)
+    for listed in by_field.values():
+        for number, one in enumerate(listed):
+            for other in listed[:number]:
+                if _exclude(one, other) or _exclude(other, one):
+                    return f"{_words(other)} and {_words(one)}"
+    return ""
+
+
+def _demanded(conditions: Sequence[Condition]) -> Iterator[Condition]:
+    for one in conditions:
+        if one.all is not None:
+            yield from _demanded(one.all)
+        elif one.field is not None:
+            yield one
+
+
+def _exclude(one: Condition, other: Condition) -> bool:
+    """Whether no value meets both. May be False where none does."""
+    if one.op in _ABSENT:
+        return other.op not in _ABSENT and other.op != "exists"
+    if one.op in ("equal", "in") and not one.ignore_case and not other.ignore_case:
+        values = one.value if isinstance(one.value, list) else [one.value]
+        return not any(_meets(value, other) for value in values)
+    return _below(one, other)
+
+
+def _below(one: Condition, other: Condition) -> bool:
+    """Whether the first wants less than the second wants at least."""
+    if one.op not in ("less", "less_or_equal") or other.op not in ("greater", "greater_or_equal"):
+        return False
+    if isinstance(one.value, str) != isinstance(other.value, str):
+        return True
+    if one.op == "less_or_equal" and other.op == "greater_or_equal":
+        return bool(one.value < other.value)
+    return bool(one.value <= other.value)
+
+
+def _meets(value: Any, other: Condition) -> bool:
+    """Whether a record that holds this value may meet a condition; True where it is not known."""
+    op, wanted = other.op, other.value
+    if op in _TYPES:
+        return isinstance(value, _TYPES[op]) and (op != "is_number" or not isinstance(value, bool))
+    if op in ("equal", "in"):
+        return any(_same(value, one) for one in (wanted if isinstance(wanted, list) else [wanted]))
+    if op == "not_equal":
+        return _family(value) == _family(wanted) and not _same(value, wanted)
+    if op in ("greater", "greater_or_equal", "less", "less_or_equal"):
+        if _family(value) != _family(wanted):
+            return False
+        reached = {"greater": value > wanted, "greater_or_equal": value >= wanted, "less": value < wanted}
+        return bool(reached.get(op or "", value <= wanted))
+    return True
+
+
+def _same(one: Any, other: Any) -> bool:
+    return _family(one) == _family(other) and bool(one == other)
+
+
+def _family(value: Any) -> type:
+    return bool if isinstance(value, bool) else str if isinstance(value, str) else float
+
+
+def _words(one: Condition) -> str:
+    return f"{one.field} {one.op}{'' if one.value is None else f' {one.value!r}'}"

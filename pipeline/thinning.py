@@ -1,0 +1,90 @@
+"""Sample and deduplicate: records that are left out on purpose, decided by the record alone so that a repeat decides the same."""
+
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from pipeline.config import DeduplicateRule, SampleRule
+from pipeline.matching import compile_conditions
+from pipeline.paths import Loads, compiled, resolve
+from stream.records import Record
+
+Ids = Callable[[Sequence[Any]], list[tuple[Any, ...]]]
+
+
+class Sample:
+    """One record in so many, by a hash of the field that the rule names: all records with one id stay or go together.
+
+    By a hash of the raw record where no field is named, or it is not there. Raises InvalidPath and InvalidConditions.
+    """
+
+    def __init__(self, rule: SampleRule, record: type[msgspec.Struct]) -> None:
+        self._one_in = rule.one_in
+        self._ids = _ids([rule.by], record) if rule.by else None
+        self._always = compile_conditions(rule.always, record) if rule.always else None
+
+    def __call__(self, positions: Sequence[int], batch: Sequence[Any], raw: Sequence[Record]) -> list[bool]:
+        """Which records of a batch stay; `positions` are theirs in `raw`."""
+        one_in, always = self._one_in, self._always
+        texts = [raw[position].value or b"" for position in positions]
+        if self._ids is not None:
+            ids = self._ids(batch)
+            texts = [text if _lacks(id_) else repr(id_).encode() for text, id_ in zip(texts, ids, strict=True)]
+        stays = [zlib.crc32(text) % one_in == 0 for text in texts]
+        if always is not None:
+            stays = [stay or always(record) for stay, record in zip(stays, batch, strict=True)]
+        return stays
+
+
+class Deduplicate:
+    """Leaves out a record whose id was seen within the last `window` records that this process has taken. Raises InvalidPath.
+
+    A record that is read again (after a rebalance) is none that was seen: ids are remembered with the offset of the first that
+    had them. Best effort: ids are forgotten when the process ends, and no process knows what another has seen. A record
+    that lacks one of the fields, or has null there, stays.
+    """
+
+    def __init__(self, rule: DeduplicateRule, record: type[msgspec.Struct]) -> None:
+        self._window = rule.window
+        self._ids = _ids(rule.by, record)
+        self._seen: OrderedDict[tuple[Any, ...], tuple[int, int]] = OrderedDict()
+
+    def __call__(
+        self, partition: int, positions: Sequence[int], batch: Sequence[Any], raw: Sequence[Record]
+    ) -> list[bool]:
+        """Which records of a batch stay; `positions` are theirs in `raw`, which came from this partition."""
+        seen, stays = self._seen, []
+        for position, id_ in zip(positions, self._ids(batch), strict=True):
+            if _lacks(id_):
+                stays.append(True)
+                continue
+            place = (partition, raw[position].offset)
+            first = seen.setdefault(id_, place)
+            if first[0] == partition and place < first:  # read again from before what was seen first
+                first = seen[id_] = place
+            stays.append(first == place)
+        while len(seen) > self._window:
+            seen.popitem(last=False)
+        return stays
+
+
+def _lacks(id_: tuple[Any, ...]) -> bool:
+    return None in id_ or msgspec.UNSET in id_
+
+
+def _ids(paths: Sequence[str], record: type[msgspec.Struct]) -> Ids:
+    """A function that gives the values at these paths for each record; UNSET for what it lacks."""
+    locations = [resolve(path, record) for path in paths]
+    loads = Loads(locations)
+    values = ", ".join(loads.variables[at.path] for at in locations)
+    lines = [
+        "def ids(records):",
+        "    found = []",
+        "    for r in records:",
+        *(f"        {line}" for line in loads.lines),
+    ]
+    ids: Ids = compiled("ids", [*lines, f"        found.append(({values},))", "    return found"], {})
+    return ids

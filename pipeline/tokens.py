@@ -1,0 +1,106 @@
+"""Tokens: values that are encrypted, sealed and bound to where they stand, each as one text; and search tokens to compare."""
+
+import binascii
+import hashlib
+import hmac
+import os
+from base64 import urlsafe_b64decode
+from binascii import b2a_base64
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, AESGCMSIV
+
+from pipeline.ciphers import DecryptionFailed, as_text
+from pipeline.keys import Key, Keys
+
+TokenAlgorithm = Literal["AES-256-GCM", "AES-256-GCM-SIV"]
+TOKEN_ALGORITHMS: tuple[TokenAlgorithm, ...] = get_args(TokenAlgorithm)
+NONCE = 12
+_HEAD = ("enc", "v1")
+"""What every token begins with; algorithm, key id, nonce and ciphertext follow. The parts are joined by colons."""
+_CIPHERS: dict[str, Callable[[bytes], AESGCM | AESGCMSIV]] = {"AES-256-GCM": AESGCM, "AES-256-GCM-SIV": AESGCMSIV}
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
+
+
+class BatchedTokens:
+    """One algorithm, one key, one field: a token for each of many values, each with a random nonce of 12 bytes.
+
+    A key is good for 2^32 tokens of AES-256-GCM by NIST SP 800-38D; rotate it long before that. AES-256-GCM-SIV (RFC 8452)
+    gives away no more than that two values are equal if a nonce ever comes twice.
+    """
+
+    def __init__(self, algorithm: TokenAlgorithm, key: Key, bound: bytes) -> None:
+        self._encrypt = _CIPHERS[algorithm](key.material).encrypt
+        self._bound = bound
+        self._head = ":".join((*_HEAD, algorithm, key.id, ""))
+
+    def encrypt(self, plains: Sequence[bytes], bound: Sequence[bytes] | None = None) -> list[str]:
+        """Tokens `enc:v1:<algorithm>:<key id>:<nonce>:<ciphertext and tag>`, the last two in base64url without padding.
+
+        `bound`: what each is bound to in its record, if the rule says so.
+        """
+        encrypt, all_bound, head = self._encrypt, self._bound, self._head
+        drawn = os.urandom(NONCE * len(plains))
+        nonces = [drawn[start : start + NONCE] for start in range(0, len(drawn), NONCE)]
+        if bound is None:
+            sealed = [encrypt(nonce, plain, all_bound) for nonce, plain in zip(nonces, plains, strict=True)]
+        else:
+            several = zip(nonces, plains, bound, strict=True)
+            sealed = [encrypt(nonce, plain, all_bound + one) for nonce, plain, one in several]
+        texts = _url_safe(sealed)
+        return [f"{head}{nonce}:{text}" for nonce, text in zip(_url_safe(nonces), texts, strict=True)]
+
+
+def binding(algorithm: TokenAlgorithm, pipeline: str, path: str) -> bytes:
+    """What a token is bound to: it decrypts only as this field of this pipeline. Each part is preceded by its length."""
+    parts = [part.encode() for part in (*_HEAD, algorithm, pipeline, path)]
+    return b"".join(len(part).to_bytes(2, "big") + part for part in parts)
+
+
+def record_binding(values: Sequence[bytes]) -> bytes:
+    """The same for what a token is bound to in its record: the fields of `bind`, as JSON."""
+    return b"".join(len(one).to_bytes(4, "big") + one for one in values)
+
+
+def open_token(algorithm: TokenAlgorithm, keys: Keys, name: str, bound: bytes, token: str) -> str:
+    """The text that is in a token. Raises UnknownKey and DecryptionFailed."""
+    given = token.split(":")
+    if len(given) != len(_HEAD) + 4 or tuple(given[:3]) != (*_HEAD, algorithm):
+        raise DecryptionFailed(f"no token of {algorithm}; check which rule wrote the value")
+    key = keys.find(name, given[-3])
+    try:
+        nonce, sealed = (urlsafe_b64decode(part + "=" * (-len(part) % 4)) for part in given[-2:])
+        plain = _CIPHERS[algorithm](key.material).decrypt(nonce, sealed, bound)
+    except (binascii.Error, ValueError, InvalidTag):
+        raise DecryptionFailed(
+            "the token was changed, belongs to another field, record or pipeline, or was made with another"
+            f" {key.name}/{key.id}"
+        ) from None
+    return as_text(plain, key)
+
+
+class SearchTokens:
+    """Keyed hashes of one field: equal for equal texts, so that encrypted values can be found and joined.
+
+    HMAC-SHA-256 (RFC 2104) over the text in UTF-8, in hex. Who holds the key can try texts; who sees the tokens sees which
+    records hold the same.
+    """
+
+    def __init__(self, key: Key) -> None:
+        self._begun = hmac.new(key.material, digestmod=hashlib.sha256)
+
+    def of(self, plains: Sequence[bytes]) -> list[str]:
+        """A token of 64 characters for each value."""
+        return [self._one(plain) for plain in plains]
+
+    def _one(self, plain: bytes) -> str:
+        hashed = self._begun.copy()
+        hashed.update(plain)
+        return hashed.hexdigest()
+
+
+def _url_safe(values: Sequence[bytes]) -> Sequence[str]:
+    lines = b"".join(map(b2a_base64, values)).translate(_URL_SAFE, b"=")
+    return lines.decode().split("\n")[:-1]

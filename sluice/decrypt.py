@@ -1,0 +1,162 @@
+"""`sluice decrypt`: encrypted fields of delivered records back to clear text, for who holds the keys."""
+
+import gzip
+import sys
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any, BinaryIO, cast
+
+import msgspec
+
+from pipeline.config import EncryptRule
+from pipeline.encryption import DecryptionFailed, decrypt_field
+from pipeline.keys import Keys, UnknownKey
+from pipeline.paths import Names, parse, resolve
+from schemas.structs import record_type
+from schemas.subjects import load
+from sluice.config import Config
+from sluice.config_rules import meant
+from sluice.exits import Exit, UserError
+from sluice.keys import loaded
+
+_GZIP = b"\x1f\x8b"
+_MOST_SAID = 20
+_read = msgspec.json.Decoder(float_hook=Decimal).decode
+_write = msgspec.json.Encoder(decimal_format="number").encode
+
+
+class _Undone(Exception):
+    """A field that stays encrypted. The text says why, and holds no value."""
+
+
+def run(config: Config, pipeline: str | None, source: BinaryIO, out: BinaryIO) -> None:
+    """Write each line of `source`, a routed record as JSON, to `out` with its encrypted fields in clear, in order.
+
+    `source` may be packed with gzip. `pipeline` is the one whose rules encrypted; it may be left out where only one has any.
+    Vectors and key ids are taken out, search tokens stay. A field that does not decrypt stays as it is, and is said on stderr:
+    then UserError at the end. Blocks as `source` and `out` do. Raises OSError, and UserError for what is not there.
+    """
+    undo = Decryption(config, _pipeline(config, pipeline), loaded(config))
+    failed = 0
+    for number, line in enumerate(_lines(source), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = _read(line)
+        except (ValueError, ArithmeticError, RecursionError):
+            record = None
+        if isinstance(record, dict):
+            reasons = undo(record)
+            out.write(_write(record) + b"\n")
+        else:
+            reasons = ["is no JSON object"]
+            out.write(line.rstrip(b"\n") + b"\n")
+        failed += bool(reasons)
+        if reasons and failed <= _MOST_SAID:
+            sys.stderr.write(f"line {number}: {'; '.join(reasons)}\n")
+    out.flush()
+    if failed:
+        more = f" ({failed - _MOST_SAID} are not named)" if failed > _MOST_SAID else ""
+        raise UserError(f"{failed} lines were not decrypted, or not in all fields{more}; see above", Exit.FAILED)
+
+
+class Decryption:
+    """The `encrypt` rules of one pipeline, undone in routed records."""
+
+    def __init__(self, config: Config, pipeline: str, keys: Keys) -> None:
+        rules = config.pipelines[pipeline].encrypt
+        record = record_type(load(config.pipelines[pipeline].subject))
+        self._fields = [_Field(pipeline, rule, keys, resolve(rule.field, record).kind == "string") for rule in rules]
+
+    def __call__(self, record: dict[str, Any]) -> list[str]:
+        """Put the clear values of a record back, in place, and take vectors and key ids out. Returns what stays encrypted, and
+        why; never a value."""
+        reasons = []
+        for field in self._fields:
+            try:
+                field.decrypt(record)
+            except (_Undone, DecryptionFailed, UnknownKey) as error:
+                reasons.append(f"{field.rule.field}: {error}")
+        return reasons
+
+
+class _Field:
+    """One rule, and how it is undone in a record."""
+
+    def __init__(self, pipeline: str, rule: EncryptRule, keys: Keys, is_text: bool) -> None:
+        self.rule = rule
+        self._pipeline, self._keys, self._is_text = pipeline, keys, is_text
+        self._path = parse(rule.field)
+        self._added = [parse(path) for path in (rule.iv_field, rule.key_id_field) if path]
+
+    def decrypt(self, record: dict[str, Any]) -> None:
+        """Put the clear value back, in place. Does nothing where the field is not there. Raises _Undone, DecryptionFailed and
+        UnknownKey."""
+        rule, value = self.rule, _at(record, self._path)
+        if value is None:
+            return
+        if not isinstance(value, str):
+            raise _Undone(
+                "holds no text, so it is not encrypted by this rule; check that the record is one of this pipeline"
+            )
+        vector, key_id = (
+            _text(_at(record, parse(path))) if path else None for path in (rule.iv_field, rule.key_id_field)
+        )
+        bound = [_at(record, parse(path)) for path in rule.bind]
+        clear = decrypt_field(rule, self._pipeline, self._keys, value, vector, key_id, bound)
+        parent = cast(dict[str, Any], _at(record, self._path[:-1]))
+        parent[cast(str, self._path[-1])] = clear if self._is_text else _read(clear)
+        for path in self._added:
+            beside = _at(record, path[:-1])
+            if isinstance(beside, dict):
+                beside.pop(path[-1], None)
+
+
+def _pipeline(config: Config, given: str | None) -> str:
+    encrypting = [name for name, one in config.pipelines.items() if one.encrypt]
+    if given is None:
+        if len(encrypting) == 1:
+            return encrypting[0]
+        names = ", ".join(encrypting) or "none"
+        raise UserError(f"pipelines that encrypt are {names}; say which one wrote this with --pipeline", Exit.USAGE)
+    if given not in config.pipelines:
+        known = ", ".join(config.pipelines)
+        raise UserError(f"there is no pipeline {given}{meant(given, config.pipelines)}; known: {known}", Exit.USAGE)
+    if given not in encrypting:
+        raise UserError(
+            f"pipeline {given} encrypts nothing; known that do: {', '.join(encrypting) or 'none'}", Exit.USAGE
+        )
+    return given
+
+
+def _lines(source: BinaryIO) -> Iterator[bytes]:
+    head = source.read(len(_GZIP))
+    if head == _GZIP:
+        yield from gzip.GzipFile(fileobj=cast(Any, _Joined(head, source)))  # it asks for `read` alone
+    else:
+        first = head + source.readline()
+        if first:
+            yield first
+        yield from source
+
+
+class _Joined:
+    """A stream whose beginning was read already."""
+
+    def __init__(self, head: bytes, rest: BinaryIO) -> None:
+        self._head, self._rest = head, rest
+
+    def read(self, size: int = -1) -> bytes:
+        head, self._head = self._head, b""
+        return head + self._rest.read(max(0, size - len(head)) if size >= 0 else -1)
+
+
+def _at(record: Any, path: Names) -> Any:
+    """What is at a path, None where nothing is."""
+    for name in path:
+        record = record.get(name) if isinstance(record, dict) else None
+    return record
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

@@ -1,0 +1,131 @@
+"""Promise: who holds the keys gets back what was encrypted, type and all; who does not is told which key is missing."""
+
+import gzip
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.config import PipelineConfig
+from pipeline.enrichment import Tables
+from pipeline.pipeline import Pipeline
+from sluice import decrypt
+from sluice.config import Config, load
+from sluice.exits import Exit, UserError
+from sluice.keys import loaded
+
+SALE = {
+    "id": 7,
+    "transaction": {"total_price": 3.50, "result": True, "cc": {"cc_number": "4111111111111111", "cc_name": "Zoë"}},
+    "user": {"username": "zoë"},
+}
+ENCRYPT = [
+    {"field": ".transaction.cc.cc_number", "key": "a", "algorithm": "AES-256-CFB", "iv_field": ".transaction.cc.cc_number_iv",
+     "key_id_field": ".transaction.cc.cc_number_key"},
+    {"field": ".transaction.total_price", "key": "b", "bind": [".id"]},
+    {"field": ".user", "key": "b", "algorithm": "AES-256-GCM-SIV", "required_on": []},
+    {"field": ".transaction.cc.cc_name", "key": "b", "search_field": ".transaction.cc.cc_name_hash", "search_key": "c"},
+]  # fmt: skip
+
+
+class Raw:
+    """A record as the consumer gives it."""
+
+    key = None
+    headers = ()
+    offset = timestamp = 0
+
+    def __init__(self, value: bytes) -> None:
+        self.value = value
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    keys = {
+        name: [{"id": "1", "state": "active", "text": letter * 31 + name}]
+        for name, letter in zip("abc", "xyz", strict=True)
+    }
+    file = tmp_path / "keys.yaml"
+    file.write_text(yaml.safe_dump(keys))
+    file.chmod(0o400)
+    settings = {
+        "kafka": {"brokers": ["localhost:9092"]},
+        "keys": {"provider": "file", "path": "keys.yaml"},
+        "pipelines": {
+            "events": {"from": "raw", "schema": "event", "encrypt": ENCRYPT},
+            "usage": {"from": "u", "schema": "usage"},
+        },
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    return load(tmp_path / "config.yaml")
+
+
+def encrypted(config: Config, *records: Any) -> list[bytes]:
+    rules = config.pipelines["events"].model_copy(update={"routes": {}})
+    assert isinstance(rules, PipelineConfig)
+    made = Pipeline("events", rules, loaded(config), Tables())
+    done = made.process([Raw(json.dumps(one).encode()) for one in records])
+    assert not done.dead
+    return list(done.values)
+
+
+def run(config: Config, lines: bytes, pipeline: str | None = None) -> list[Any]:
+    out = io.BytesIO()
+    decrypt.run(config, pipeline, io.BytesIO(lines), out)
+    return [json.loads(line) for line in out.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_every_field_comes_back_as_it_was(config: Config, packed: bool) -> None:
+    lines = b"\n".join(encrypted(config, SALE, {**SALE, "id": 8})) + b"\n\n"
+    assert b"4111" not in lines
+    assert "Zoë".encode() not in lines
+    first, second = run(config, gzip.compress(lines) if packed else lines)
+    hashed = first["transaction"]["cc"].pop("cc_name_hash")
+    assert second["transaction"]["cc"].pop("cc_name_hash") == hashed
+    assert first == SALE
+    assert second == {**SALE, "id": 8}
+
+
+def test_what_does_not_decrypt_stays_and_is_named(config: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    one, other = (json.loads(line) for line in encrypted(config, SALE, {**SALE, "id": 8}))
+    one["transaction"]["total_price"] = other["transaction"]["total_price"]
+    del one["transaction"]["cc"]["cc_number_iv"]
+    one["transaction"]["cc"]["cc_name"] = one["user"]
+    out = io.BytesIO()
+    with pytest.raises(UserError, match="2 lines were not decrypted") as caught:
+        decrypt.run(config, None, io.BytesIO(json.dumps(one).encode() + b"\n4111111111111111 no json\n"), out)
+    assert caught.value.code is Exit.FAILED
+    said = capsys.readouterr().err
+    assert "line 1: .transaction.cc.cc_number: AES-256-CFB needs the content of .transaction.cc.cc_number_iv" in said
+    assert ".transaction.total_price: the token was changed, belongs to another field, record or pipeline" in said
+    assert ".transaction.cc.cc_name: no token of AES-256-GCM; check which rule wrote the value" in said
+    assert "line 2: is no JSON object" in said
+    assert "4111" not in said
+    kept = json.loads(out.getvalue().splitlines()[0])
+    assert kept["transaction"]["total_price"] == other["transaction"]["total_price"]
+    assert kept["user"] == SALE["user"]
+
+
+def test_a_retired_key_is_named(config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = b"\n".join(encrypted(config, SALE))
+    file = tmp_path / "keys.yaml"
+    file.chmod(0o600)
+    content = yaml.safe_load(file.read_text())
+    content["a"][0]["id"] = "2"
+    file.write_text(yaml.safe_dump(content))
+    file.chmod(0o400)
+    with pytest.raises(UserError):
+        run(config, lines)
+    assert ".transaction.cc.cc_number: there is no version '1' of key 'a'; put it back" in capsys.readouterr().err
+
+
+def test_which_pipeline_is_said_or_the_only_one(config: Config) -> None:
+    with pytest.raises(UserError, match=r"there is no pipeline event .did you mean events"):
+        run(config, b"", "event")
+    with pytest.raises(UserError, match="usage encrypts nothing"):
+        run(config, b"", "usage")
+    assert run(config, b"{}\n", "events") == [{}]

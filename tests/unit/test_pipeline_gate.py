@@ -1,0 +1,163 @@
+"""Promise: no card number leaves in clear, wherever it stands; and what only looks like one is left alone."""
+
+import json
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.config import PipelineConfig
+from pipeline.enrichment import Tables
+from pipeline.gate import card_numbers
+from pipeline.keys import Key, Keys
+from pipeline.pipeline import Pipeline, Processed
+
+CARDS = [
+    "4111111111111111", "4222222222222", "5555555555554444", "2223003122003222", "378282246310005", "6011111111111117",
+    "30569309025904", "3530111333300000", "6200000000000005", "6304000000000000", "4000000000000000006",
+]  # fmt: skip
+CARD = CARDS[0]
+
+
+class Raw:
+    """A record as the consumer gives it."""
+
+    def __init__(self, value: bytes, key: bytes | None = None, headers: list[tuple[str, bytes]] | None = None) -> None:
+        self.value, self.key, self.headers = value, key, headers or []
+        self.offset = self.timestamp = 0
+
+
+def process(*records: Any, **settings: Any) -> Processed:
+    config = PipelineConfig.model_validate({"from": "raw.events", "schema": "event", **settings})
+    made = Pipeline("events", config, Keys([Key("k", "1", bytes(32))]), Tables())
+    return made.process([one if isinstance(one, Raw) else Raw(json.dumps(one).encode()) for one in records])
+
+
+def luhn(digits: str) -> bool:
+    doubled = [int(d) * (1 + n % 2) for n, d in enumerate(reversed(digits))]
+    return sum(d - 9 if d > 9 else d for d in doubled) % 10 == 0
+
+
+def found(text: str) -> list[str]:
+    return [digits.decode() for _, digits in card_numbers(text.encode())]
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_every_issuers_numbers_are_seen(card: str) -> None:
+    assert found(f'{{"a":"{card}"}}') == [card]
+    assert found(card) == [card]
+    wrong = card[:-1] + str((int(card[-1]) + 1) % 10)
+    assert found(wrong) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["4111 1111 1111 1111", "4111-1111-1111-1111", "x4111 1111 1111 1111x", "3782 822463 10005", "3056 930902 5904",
+     "4000-0000-0000-0000-006", "4111-1111-1111-1111-111",
+     "no.4111111111111111", "1111-4111-1111-1111-1111", "4111111111111111.00"],
+)  # fmt: skip
+def test_numbers_in_groups_are_seen(text: str) -> None:
+    assert len(found(text)) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["411111111111111", "41111111111111111111", "4111 1111-1111 1111", "4111  1111 1111 1111", "1.4111111111111111",
+     "1234567812345678", "9111111111111111", "64111111-1111-1111-1111-111111111111", "2023-03-30T16:24:37.393392918+00:00"],
+)  # fmt: skip
+def test_what_only_looks_like_one_is_left_alone(text: str) -> None:
+    assert found(text) == []
+
+
+@given(st.text(alphabet="0123456789", min_size=13, max_size=19), st.text(alphabet='ab": ,', max_size=4))
+def test_luhn_decides(digits: str, around: str) -> None:
+    assert set(found(around + digits + around)) <= {digits}
+    assert found("4" + digits[1:]) == (["4" + digits[1:]] if luhn("4" + digits[1:]) else [])
+
+
+@pytest.mark.parametrize(
+    ("record", "path"),
+    [
+        ({"description": f"paid with {CARD}"}, ".description"),
+        ({"device": {"name": "4111 1111 1111 1111"}}, ".device.name"),
+        ({"transaction": {"quantity": int(CARD)}}, ".transaction.quantity"),
+        ({"detail": {"deep": [{"x": CARD}]}}, ".detail"),
+        ({"detail": {CARD: 1}}, ".detail"),
+        ({"detail": {"id": CARD}}, ".detail"),
+        ({"endpoint": {"tags": f"a,{CARD}"}}, ".endpoint.tags"),
+        ({"transaction": {"cc": {"cc_name": CARD}}}, ".transaction.cc.cc_name"),
+    ],
+)
+def test_a_card_number_anywhere_in_a_record_is_a_dead_letter(record: dict[str, Any], path: str) -> None:
+    done = process({"id": 1}, record, {"id": 2})
+    assert [(at, str(why)) for at, why in done.dead] == [(1, f"card-number-in-clear at {path}")]
+    assert list(done.positions) == [0, 2]
+    assert done.cards == 1
+    assert CARD not in repr(done)
+    counted = process({"id": 1}, record, gate="count")
+    assert (list(counted.positions), counted.dead, counted.cards) == ([0, 1], [], 1)
+    off = process(record, gate=False)
+    assert (list(off.positions), off.cards) == ([0], 0)
+
+
+def test_keys_and_headers_are_looked_at() -> None:
+    done = process(
+        Raw(b"{}", CARD.encode()),
+        Raw(b"{}", b"device-1"),
+        Raw(b"{}", headers=[("trace", b"1"), ("card", CARD.encode())]),
+    )
+    assert [(at, str(why)) for at, why in done.dead] == [(0, "card-number-in-clear"), (2, "card-number-in-clear")]
+
+
+def test_other_kinds_of_numbers_pass_though_they_pass_luhn() -> None:
+    imei = next(number for number in map(str, range(353011133330000, 353011133330010)) if luhn(number))
+    assert found(imei) == [imei]
+    records = [
+        {"endpoint": {"imei": imei}},
+        {"id": int(CARD), "endpoint": {"id": int(CARD)}},
+        {"detail": {"pdp_context": {"imeisv": "3530111333300000", "imsi": "4111111111111111"}}},
+        Raw(json.dumps({"endpoint": {"id": int(CARD)}}).encode(), key=CARD.encode()),
+        {"device": {"location": [1.4111111111111111, -66.4111111111111111]}},
+    ]
+    done = process(*records)
+    assert done.dead == []
+
+
+def test_a_field_that_a_rule_covers_passes() -> None:
+    record = {"transaction": {"cc": {"cc_number": CARD}, "result": True}, "user": {"name": CARD}}
+    settings: dict[str, Any] = {
+        "encrypt": [{"field": ".transaction.cc.cc_number", "key": "k"}],
+        "redact": [{"field": ".user.name", "with": "last4"}],
+    }
+    assert process(record, **settings).dead == []
+    assert [str(why) for _, why in process(record, encrypt=settings["encrypt"]).dead] == [
+        "card-number-in-clear at .user.name"
+    ]
+
+
+def test_ciphertext_and_hashes_are_never_taken_for_card_numbers() -> None:
+    rules = {
+        "encrypt": [
+            {
+                "field": ".description",
+                "key": "k",
+                "algorithm": "AES-256-CFB",
+                "iv_field": ".description_iv",
+                "encoding": "hex",
+            }
+        ],
+        "redact": [{"field": ".device.name", "with": "hash", "key": "h"}],
+    }
+    config = PipelineConfig.model_validate({"from": "raw.events", "schema": "event", **rules})
+    made = Pipeline("events", config, Keys([Key("k", "1", bytes(32)), Key("h", "1", bytes(range(32)))]), Tables())
+    chance = random.Random(4)
+    values = [
+        json.dumps({"description": chance.randbytes(200).hex(), "device": {"name": str(n)}}).encode()
+        for n in range(3000)
+    ]
+    done = made.process([Raw(value) for value in values])
+    looked = sum(bool(list(card_numbers(value))) for value in done.values)
+    assert looked > 0, "none of them looked like a card number, so this shows nothing"
+    assert done.dead == []

@@ -1,0 +1,260 @@
+"""Promises: each stage does to a record what its name says, to nothing else, and the same when the record is read again."""
+
+import hashlib
+import hmac
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from pipeline.config import PipelineConfig
+from pipeline.enrichment import Tables
+from pipeline.keys import Key, Keys
+from pipeline.pipeline import Pipeline, Processed
+
+KEY = Key("names", "1", bytes(range(32)))
+
+
+class Raw:
+    """A record as the consumer gives it."""
+
+    def __init__(self, value: bytes | None, offset: int) -> None:
+        self.value, self.offset = value, offset
+        self.timestamp, self.key, self.headers = 0, None, ()
+
+
+def pipeline(**settings: Any) -> Pipeline:
+    config = PipelineConfig.model_validate({"from": "raw.events", "schema": "event", **settings})
+    return Pipeline("events", config, Keys([KEY]), Tables())
+
+
+def process(made: Pipeline, *records: Any, start: int = 0, partition: int = 0) -> Processed:
+    return made.process([Raw(json.dumps(one).encode(), start + n) for n, one in enumerate(records)], partition)
+
+
+def value(made: Pipeline, record: Any) -> Any:
+    (one,) = process(made, record).values
+    return json.loads(one)
+
+
+def problems(**settings: Any) -> dict[str, str]:
+    with pytest.raises(ValidationError) as caught:
+        pipeline(**settings)
+    found: dict[str, str] = {}
+    for one in caught.value.errors():
+        place = ".".join(map(str, one["loc"]))
+        found[place] = f"{found.get(place, '')} {one['msg']}"
+    return found
+
+
+SALE = {
+    "id": 7,
+    "device": {"id": "d-1", "name": "till", "location": [1.5, 2.5]},
+    "user": {"id": 3, "username": "zoë@example.com", "name": "Zoë"},
+    "transaction": {"quantity": 2, "total_price": 3.5, "cc": {"cc_number": "4111", "cc_name": "Zoë"}},
+    "detail": {"a": {"b": 1, "c": 2}, "list": [{"x": 1, "y": 2}, 5]},
+}
+
+
+def test_keep_removes_everything_else_at_any_depth() -> None:
+    kept = value(pipeline(keep=[".id", ".device.name", ".transaction.cc", ".detail.a.b", ".detail.list[0].x"]), SALE)
+    assert kept == {
+        "id": 7,
+        "device": {"name": "till"},
+        "transaction": {"cc": SALE["transaction"]["cc"]},  # type: ignore[index]
+        "detail": {"a": {"b": 1}, "list": [{"x": 1}]},
+    }
+    assert value(pipeline(keep=[".id"]), {"device": None, "detail": {}}) == {}
+    assert value(pipeline(keep=[".transaction", ".transaction.quantity"]), SALE) == {"transaction": SALE["transaction"]}
+
+
+def test_set_gives_values_where_their_object_is() -> None:
+    made = pipeline(set={".description": None, ".device.name": "x", ".transaction.quantity": 1, ".detail": {"k": [1]}})
+    assert value(made, {"device": {}}) == {"description": None, "device": {"name": "x"}, "detail": {"k": [1]}}
+    assert value(made, SALE)["transaction"]["quantity"] == 1
+
+
+def test_set_refuses_what_a_field_does_not_hold() -> None:
+    found = problems(
+        set={".device.name": 1, ".id": "7", ".id.x": 1, ".device": {}, ".nowhere": 1, ".transaction.total_price": "1"}
+    )
+    assert set(found) == {
+        f"set.{path}" for path in (".device.name", ".id", ".id.x", ".device", ".nowhere", ".transaction.total_price")
+    }
+
+
+def test_rename_is_refused_on_what_is_delivered() -> None:
+    assert "its names are a promise" in problems(rename={".id": ".code"})["rename"]
+
+
+def test_rename_moves_a_field_of_what_is_not_delivered() -> None:
+    made = pipeline(schema="endpoint", rename={".name": ".ip_address"})
+    assert value(made, {"id": 1, "name": "x", "ip_address": "y"}) == {"id": 1, "ip_address": "x"}
+    assert value(made, {"id": 1, "ip_address": "y"}) == {"id": 1, "ip_address": "y"}
+    assert "do not hold the same" in problems(schema="endpoint", rename={".name": ".id"})["rename..name"]
+
+
+def test_redact() -> None:
+    rules = [
+        {"field": ".user.username", "with": "hash", "key": "names"},
+        {"field": ".user.name", "with": "mask"},
+        {"field": ".device.name", "with": "last4"},
+        {"field": ".transaction.cc.cc_number", "with": "last4"},
+    ]
+    made = pipeline(redact=rules)
+    record = {**SALE, "transaction": {"cc": {"cc_number": "4111111111111111"}}}
+    redacted = value(made, record)
+    wanted = hmac.new(KEY.material, "zoë@example.com".encode(), hashlib.sha256).hexdigest()
+    assert redacted["user"] == {"id": 3, "username": wanted, "name": "***"}
+    assert redacted["device"]["name"] == "***"
+    assert redacted["transaction"]["cc"] == {"cc_number": "************1111"}
+    assert value(made, {"user": {"name": None}}) == {"user": {"name": None}}
+    assert value(made, {}) == {}
+
+
+def test_redact_is_checked() -> None:
+    encrypt = [{"field": ".device.name", "key": "names"}]
+    found = problems(
+        drop=[".user"],
+        redact=[
+            {"field": ".user.name", "with": "mask"},
+            {"field": ".id", "with": "mask"},
+            {"field": ".device.name", "with": "hash", "key": "names"},
+        ],
+        encrypt=encrypt,
+    )
+    assert "is dropped before" in found["redact.0.field"]
+    assert "no field that holds text" in found["redact.1.field"]
+    assert "use a key of its own" in found["redact.2.key"]
+    assert "is redacted before" in found["encrypt.0.field"]
+    assert "needs a key" in problems(redact=[{"field": ".user.name", "with": "hash"}])["redact.0.key"]
+
+
+def test_sample_keeps_the_records_of_one_id_together_and_decides_the_same_again() -> None:
+    made = pipeline(sample={"one_in": 4, "by": ".device.id"})
+    records = [{"id": n, "device": {"id": f"d-{n % 50}"}} for n in range(1000)]
+    done = process(made, *records)
+    stayed = {n % 50 for n in done.positions}
+    assert list(done.positions) == [n for n in range(1000) if n % 50 in stayed]
+    assert 2 < len(stayed) < 30
+    assert done.left_out["sample"] == 1000 - len(done.positions)
+    assert list(process(made, *records, start=5000).positions) == list(done.positions)
+    assert list(process(pipeline(sample={"one_in": 4, "by": ".device.id"}), *records).positions) == list(done.positions)
+
+
+def test_sample_without_a_field_and_what_always_stays() -> None:
+    always = [{"field": ".transaction.quantity", "op": "greater", "value": 1}]
+    made = pipeline(sample={"one_in": 1000, "by": ".device.id", "always": always})
+    records = [{"id": n} for n in range(3000)]
+    stays = len(process(made, *records, SALE).positions)
+    assert 3000 in process(made, *records, SALE).positions
+    assert 1 < stays < 30, "records that lack the field were all treated alike"
+
+
+def test_deduplicate_leaves_out_what_was_seen_but_never_what_is_read_again() -> None:
+    made = pipeline(deduplicate={"by": [".id", ".device.id"], "window": 3})
+    one, two, none = {"id": 1, "device": {"id": "a"}}, {"id": 1, "device": {"id": "b"}}, {"device": {"id": "a"}}
+    done = process(made, one, two, one, none, none)
+    assert list(done.positions) == [0, 1, 3, 4]
+    assert done.left_out["deduplicate"] == 1
+    again = process(made, one, two, one, none, none)
+    assert list(again.positions) == [0, 1, 3, 4], "the same records, read again, were taken for repeats"
+    assert list(process(made, one, start=9, partition=1).positions) == []
+    others = [{"id": n, "device": {"id": "a"}} for n in (5, 6, 7)]
+    process(made, *others, start=20)
+    assert list(process(made, one, start=30).positions) == [0], "the window did not move on"
+
+
+@given(st.lists(st.integers(0, 6), max_size=40), st.integers(0, 40))
+def test_nothing_is_lost_by_deduplication_when_a_worker_goes_back(ids: list[int], back: int) -> None:
+    """Whatever is read again from an offset on, each id was let through at least once."""
+    made = pipeline(deduplicate={"by": [".id"], "window": 2})
+    records = [{"id": id_} for id_ in ids]
+    process(made, *records)
+    again = process(made, *records[back:], start=back)
+    first_there = {id_: n for n, id_ in reversed(list(enumerate(ids)))}
+    let_through = {ids[back + n] for n in again.positions}
+    assert let_through >= {id_ for id_, n in first_there.items() if n >= back}
+
+
+def test_match_all_gives_every_route_a_copy() -> None:
+    routes = {
+        "large": [{"field": ".transaction.quantity", "op": "greater", "value": 1}],
+        "till": [{"field": ".device.name", "op": "equal", "value": "till"}],
+    }
+    encrypt = [{"field": ".transaction.cc.cc_number", "key": "names"}]
+    made = pipeline(routes=routes, match="all", encrypt=encrypt)
+    done = process(made, SALE, {"device": {"name": "till"}}, {"id": 1})
+    assert list(done.positions) == [0, 0, 2]
+    assert done.routes == ["large", "till", "unmatched"]
+    assert done.values[0] == done.values[1]
+    assert b"4111" not in done.values[0]
+    assert [(n, why.reason) for n, why in done.dead] == [(1, "card-field-missing")]
+
+
+def test_unlike_comparisons_are_counted() -> None:
+    routes = {"a": [{"field": ".detail.n", "op": "greater", "value": 1}]}
+    done = process(pipeline(routes=routes), {"detail": {"n": "5"}}, {"detail": {"n": 5}}, {"detail": {}})
+    assert (done.routes, done.unlike) == (["unmatched", "a", "unmatched"], 1)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"op": "equal", "value": 1}, {"op": "equal", "value": 2}),
+        ({"op": "equal", "value": 1}, {"op": "in", "value": [2, 3]}),
+        ({"op": "equal", "value": 1}, {"op": "not_equal", "value": 1}),
+        ({"op": "less", "value": 1}, {"op": "greater_or_equal", "value": 1}),
+        ({"op": "less_or_equal", "value": 1}, {"op": "greater_or_equal", "value": 1.5}),
+        ({"op": "is_null"}, {"op": "greater", "value": 1}),
+    ],
+)
+def test_routes_that_never_match_are_refused(one: dict[str, Any], other: dict[str, Any]) -> None:
+    for pair in ([one, other], [other, one]):
+        conditions = [{"field": ".transaction.quantity", **each} for each in pair]
+        assert "exclude each other" in problems(routes={"a": conditions})["routes.a"]
+        assert "exclude each other" in problems(routes={"a": [{"all": conditions}]})["routes.a"]
+        pipeline(routes={"a": [{"any": conditions}]})
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"op": "equal", "value": 1}, {"op": "in", "value": [1, 3]}),
+        ({"op": "less_or_equal", "value": 1}, {"op": "greater_or_equal", "value": 1}),
+        ({"op": "is_null"}, {"op": "exists"}),
+        ({"op": "equal", "value": 1}, {"op": "is_number"}),
+    ],
+)
+def test_routes_that_may_match_are_not(one: dict[str, Any], other: dict[str, Any]) -> None:
+    pipeline(routes={"a": [{"field": ".transaction.quantity", **each} for each in (one, other)]})
+
+
+def test_a_route_behind_one_that_takes_all_of_its_records_is_refused() -> None:
+    wide = {"field": ".transaction.quantity", "op": "greater", "value": 1}
+    narrow = {"field": ".device.name", "op": "equal", "value": "x"}
+    found = problems(routes={"wide": [wide], "narrow": [narrow, wide]})
+    assert "wide stands before it" in found["routes.narrow"]
+    pipeline(routes={"narrow": [narrow, wide], "wide": [wide]})
+    pipeline(routes={"wide": [wide], "narrow": [narrow, wide]}, match="all")
+
+
+def test_what_decides_about_a_record_must_be_there_and_steady() -> None:
+    enrich = [{"by": ".endpoint.id", "from": "endpoints", "into": ".endpoint"}]
+    found = problems(
+        enrich=enrich,
+        keep=[".id", ".device.name"],
+        redact=[{"field": ".device.name", "with": "mask"}],
+        sample={"one_in": 2, "by": ".endpoint.name"},
+        deduplicate={"by": [".device.name", ".detail"]},
+        routes={"a": [{"field": ".user.id", "op": "equal", "value": 1}]},
+        encrypt=[{"field": ".transaction.cc.cc_number", "key": "names"}],
+    )
+    assert "filled in by enrich" in found["sample.by"]
+    assert "is redacted before" in found["deduplicate.by.0"]
+    assert "name a field that holds" in found["deduplicate.by.1"]
+    assert "not among what is kept" in found["routes.a.0.field"]
+    assert "not among what is kept" in found["encrypt.0.field"]
