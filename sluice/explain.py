@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from pipeline.config import PipelineConfig
-from pipeline.paths import Names, text
+from pipeline.paths import Names, parse, text
 from pipeline.pipeline import Pipeline
 from schemas.masking import Mask
 from schemas.subjects import load
@@ -47,8 +47,7 @@ def run(config: Config, name: str, source: BinaryIO, references: Sequence[str]) 
     console = Console(highlight=False, soft_wrap=True)
     used = [stage for stage in STAGES if getattr(settings, stage) != _NONE[stage]]
     ways = [make(_until(settings, used[:count])) for count in range(len(used) + 1)]
-    secret = [tuple(map(str, rule.field[1:].split("."))) for rule in settings.encrypt]
-    mask = Mask(load(settings.subject).fields, secret)
+    mask = Mask(load(settings.subject).fields, [parse(rule.field) for rule in settings.encrypt])
     for line in lines(source, config.kafka.max_message_bytes):
         console.print(Text(f"record {line.offset + 1}", "bold"))
         before = _way(ways[0], line, mask)

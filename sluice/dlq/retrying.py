@@ -68,7 +68,7 @@ async def _run(config: Config, name: str, choice: Choice, again: bool, confirmed
             sys.stdout.write(f"no dead letters of {name} to retry\n")
             return Exit.FAILED if missing else Exit.DONE
         await see_allowed(config, _needs(config, name, found))
-        keys = loaded(config) if found.empty < len(found.ids) else Keys.none()
+        keys = loaded(config, []) if found.empty < len(found.ids) else Keys.none()
         where = config.pipelines[name].source if name in config.pipelines else f"the destination of {name}"
         if not confirmed and sys.stdin.isatty() and not click.confirm(f"Send {count:,} to {where}?", err=True):
             raise UserError("nothing was retried", Exit.FAILED)
@@ -123,10 +123,12 @@ class _Retry:
                     await to_its_end(self._round(some))
                     advance(len(some))
                     if self._way.away:
-                        raise UserError(f"{self._way.away}. {self._so_far()}", Exit.UNAVAILABLE)
+                        raise UserError(self._way.away, Exit.UNAVAILABLE)
         except asyncio.CancelledError:
             sys.stderr.write(f"stopped. {self._so_far()}\n")
             raise
+        except UserError as error:
+            raise UserError(f"{error}. {self._so_far()}", error.code) from None
         except (ExceptionGroup, ProduceRefused, NotAllowed, KafkaError) as error:
             one: Exception = error
             while isinstance(one, ExceptionGroup):

@@ -31,7 +31,7 @@ async def _run(config: Config, name: str, choice: Choice) -> None:
     wrong: dict[str, Exit] = {}
     async with opened(config, name, choice) as letters:
         found = await letters.find()
-        keys = loaded(config) if found.empty < len(found.ids) else Keys.none()
+        keys = loaded(config, []) if found.empty < len(found.ids) else Keys.none()
         mask = mask_of(config, name)
         async for letter in letters.once(found, again=True):
             try:
@@ -55,10 +55,11 @@ def not_there(topic: str, ids: list[str]) -> str:
 
 
 def mask_of(config: Config, name: str) -> Mask:
-    """Hides what the schema of a pipeline's or stream's records marks, and what the pipeline encrypts."""
+    """Hides what the schema of a pipeline's or stream's records marks, and what the pipeline encrypts or redacts."""
     writer = name if name in config.pipelines else config.routed_topics()[config.streams[name].topics[0]]
     pipeline = config.pipelines[writer]
-    return Mask(load(pipeline.subject).fields, [parse(rule.field) for rule in pipeline.encrypt])
+    secret = [*(rule.field for rule in pipeline.encrypt), *(rule.field for rule in pipeline.redact)]
+    return Mask(load(pipeline.subject).fields, map(parse, secret))
 
 
 def lines(letter: DeadLetter, held: Letter | None, mask: Mask, *, retried: bool) -> Iterator[str]:

@@ -23,10 +23,11 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.records_to_delete import RecordsToDelete
 
 from pipeline.dead_letters import Sealer, letter_headers
-from pipeline.keys import load_keys, new_keys_file
 from schemas.refused import Refused
 from sluice.config import load
 from sluice.dlq.retrying import ROUND_LETTERS
+from sluice.key_file import new_keys_file
+from sluice.keys import loaded
 from sluice.wiring import topic_specs
 from stream.outbox import Outbox
 from stream.topics import Topics
@@ -319,7 +320,7 @@ async def test_ended_in_the_midst_the_next_one_goes_on_and_at_most_one_round_goe
     scene: Scene, by: signal.Signals, most: int
 ) -> None:
     count = 60 * ROUND_LETTERS
-    sealer = Sealer(load_keys(load(scene.file).keys))  # type: ignore[arg-type]  # it has keys
+    sealer = Sealer(loaded(load(scene.file)))
     outbox = Outbox(load(scene.file).kafka, "test")
     await outbox.start()
 
