@@ -12,6 +12,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from agents.dead_letters import DeadLetterDesk
 from agents.key_outage import until_usable
 from agents.schema_ids import SchemaIds
+from pipeline.dead_letters import retry_headers
 from pipeline.keys import Keys
 from pipeline.pipeline import Pipeline, Processed
 from schemas.refused import Refused
@@ -160,7 +161,10 @@ class Router:
             record = records[position]
             headers: list[tuple[str, bytes]] = [(ID_HEADER, origin % record.offset), plan_header]
             if record.headers:
-                headers = [*(one for one in record.headers if not one[0].startswith(OWN_HEADERS)), *headers]
+                others = [one for one in record.headers if not one[0].startswith(OWN_HEADERS)]
+                if len(others) < len(record.headers):
+                    others += retry_headers(record.headers, batch.topic, batch.partition)
+                headers = others + headers
             size = len(value) + len(record.key or b"")
             if (size > largest or len(headers) > USUAL_HEADERS) and not self._outbox.fits(record.key, value, headers):
                 letters.append((record, Refused("too-large", "")))

@@ -15,7 +15,10 @@ from schemas.cards import is_card_number
 from schemas.drift import parsed
 from schemas.fields import Field
 
-_DIGITS = re.compile(r"\d(?:[\s.,\-_/\u2010-\u2015\u200b-\u200d\u2060\ufeff]{0,2}\d){12,}")
+Path = tuple[str | int, ...]
+"""Names of fields and keys, and places in lists, from 0."""
+
+_DIGITS = re.compile(r"\d(?:[\s.\-_/\u2010-\u2015\u200b-\u200d\u2060\ufeff]{0,2}\d){12,}")
 """13 or more digits, perhaps set apart: whether it is a card's number is not asked."""
 _DIGITS_OF_A_NUMBER = re.compile(r"\d{13}")
 _THIRTEEN_DIGITS = 10**12
@@ -27,7 +30,7 @@ _UNREADABLE_AT = re.compile(r"\(byte (\d+)\)")
 class Mask:
     """Shows records of one subject as JSON text. Not for machines: values are replaced by what they are, in angle brackets."""
 
-    def __init__(self, fields: Sequence[Field], secret: Iterable[tuple[str, ...]] = ()) -> None:
+    def __init__(self, fields: Sequence[Field], secret: Iterable[Path] = ()) -> None:
         """`secret`: paths of further fields that are to be hidden, with all that is in them."""
         self._fields = {field.name: field for field in fields}
         self._secret = frozenset(secret)
@@ -49,12 +52,12 @@ class Mask:
             pass
         return described(value)
 
-    def _record(self, record: dict[str, Any], fields: Mapping[str, Field], path: tuple[str, ...]) -> dict[str, Any]:
+    def _record(self, record: dict[str, Any], fields: Mapping[str, Field], path: Path) -> dict[str, Any]:
         return {
             without_numbers(name): self._field(value, fields.get(name), (*path, name)) for name, value in record.items()
         }
 
-    def _field(self, value: Any, field: Field | None, path: tuple[str, ...]) -> Any:
+    def _field(self, value: Any, field: Field | None, path: Path) -> Any:
         if value is None:
             return None
         if field is None or field.sensitive or path in self._secret:
@@ -65,16 +68,18 @@ class Mask:
         if field.kind in ("json", "object"):
             return self._open(value, path)
         if field.kind == "array" and type(value) is list:
-            return [_scalar(one) for one in value]
+            return [
+                _kind_of(one) if (*path, place) in self._secret else _scalar(one) for place, one in enumerate(value)
+            ]
         return _scalar(value, exempt=field.number_kind != "")
 
-    def _open(self, value: Any, path: tuple[str, ...]) -> Any:
-        if path in self._secret or _plain(path[-1]) in self._names:
+    def _open(self, value: Any, path: Path) -> Any:
+        if path in self._secret or _plain(str(path[-1])) in self._names:
             return None if value is None else _kind_of(value)
         if type(value) is dict:
             return {without_numbers(name): self._open(below, (*path, name)) for name, below in value.items()}
         if type(value) is list:
-            return [self._open(below, (*path, "")) for below in value]
+            return [self._open(below, (*path, place)) for place, below in enumerate(value)]
         if type(value) is str and value.lstrip()[:1] in ("{", "["):  # JSON as text, whose fields cannot be told
             return _kind_of(value)
         return _scalar(value)
@@ -146,9 +151,7 @@ def _scalar(value: Any, *, exempt: bool = False) -> Any:
 
 def _is_no_card(text: str) -> bool:
     """Whether it is a number of at most 20 digits that no issuer of cards gives out."""
-    if not text.isascii() or not text.isdigit() or len(text) > 20:
-        return False
-    return not is_card_number(text.encode())
+    return text.isascii() and text.isdigit() and len(text) <= 20 and not is_card_number(text.encode())
 
 
 def _plain(name: str) -> str:

@@ -325,6 +325,87 @@ def keys_list(file: Path) -> None:
     show(config)
 
 
+@sluice.group()
+def dlq() -> None:
+    """Dead letters of a pipeline or stream: list them, look at them, and retry them when their cause is mended."""
+
+
+REASON = click.option("--reason", metavar="REASON", help="Only letters with this sluice-reason.")
+SINCE = click.option(
+    "--since", metavar="TIME", help="Only letters of records with a timestamp from then on (ISO 8601)."
+)
+IDS = click.argument("ids", nargs=-1, metavar="[SLUICE_ID]...")
+
+
+@dlq.command("list")
+@click.argument("file", type=FILE)
+@click.argument("name")
+@REASON
+@SINCE
+@click.option("--each", is_flag=True, help="A line for each letter, with its sluice-id.")
+@click.option("--json", "as_json", is_flag=True, help="JSON objects, one a line.")
+def dlq_list(file: Path, name: str, reason: str | None, since: str | None, each: bool, as_json: bool) -> None:
+    """How many dead letters there are of pipeline or stream NAME, why, and since when. Needs no keys."""
+    config = read_config(file)
+    from sluice.dlq.letters import choice
+    from sluice.dlq.listing import run
+
+    run(config, name, choice((), reason, since), each, as_json)
+
+
+@dlq.command("show")
+@click.argument("file", type=FILE)
+@click.argument("name")
+@IDS
+@REASON
+@SINCE
+def dlq_show(file: Path, name: str, ids: tuple[str, ...], reason: str | None, since: str | None) -> None:
+    """Show dead letters opened with the `dead-letters` key, and masked: no sensitive field, no card number.
+
+    Name them by their sluice-id, or choose them with --reason and --since.
+    """
+    if bool(ids) == bool(reason or since):
+        raise click.UsageError("give sluice-ids, or --reason or --since; `sluice dlq list FILE NAME --each` prints ids")
+    config = read_config(file)
+    from sluice.dlq.letters import choice
+    from sluice.dlq.showing import run
+
+    run(config, name, choice(ids, reason, since))
+
+
+@dlq.command("retry")
+@click.argument("file", type=FILE)
+@click.argument("name")
+@IDS
+@click.option("--all", "every", is_flag=True, help="All letters that were not retried yet.")
+@REASON
+@SINCE
+@click.option("--again", is_flag=True, help="Those too that were retried before.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def dlq_retry(
+    file: Path,
+    name: str,
+    ids: tuple[str, ...],
+    every: bool,
+    reason: str | None,
+    since: str | None,
+    again: bool,
+    yes: bool,
+) -> None:
+    """Send the records of dead letters their way again: a pipeline's into its raw topic, a stream's to its destination.
+
+    Mend the cause first. Name them by their sluice-id, choose them with --reason and --since, or take --all. Exit 1 if one could
+    not be retried; it keeps its letter.
+    """
+    if bool(ids) + every + bool(reason or since) != 1:
+        raise click.UsageError("give sluice-ids, or --all, or --reason or --since")
+    config = read_config(file)
+    from sluice.dlq.letters import choice
+    from sluice.dlq.retrying import run
+
+    sys.exit(run(config, name, choice(ids, reason, since), again, yes))
+
+
 @sluice.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--records", default=300_000, show_default=True, type=click.IntRange(1000), help="Records in each run.")

@@ -48,8 +48,7 @@ def run(config: Config, name: str, source: BinaryIO, references: Sequence[str]) 
     used = [stage for stage in STAGES if getattr(settings, stage) != _NONE[stage]]
     ways = [make(_until(settings, used[:count])) for count in range(len(used) + 1)]
     hidden = [rule.field for rule in settings.encrypt] + [rule.field for rule in settings.redact]
-    secret = [tuple(map(str, parse(path))) for path in hidden]
-    mask = Mask(load(settings.subject).fields, secret)
+    mask = Mask(load(settings.subject).fields, map(parse, hidden))
     for line in lines(source, config.kafka.max_message_bytes):
         console.print(Text(f"record {line.offset + 1}", "bold"))
         before = _way(ways[0], line, mask)

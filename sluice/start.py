@@ -6,7 +6,7 @@ import sys
 import time as wall
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, date, datetime, time
+from datetime import datetime
 from itertools import groupby
 from typing import Literal
 
@@ -15,7 +15,7 @@ from aiokafka import TopicPartition
 from sinks.aws import Unavailable
 from sinks.s3 import S3Sink
 from sinks.s3_chain import Beginning, Epochs
-from sluice import logs
+from sluice import logs, moments
 from sluice.config import Config
 from sluice.config_rules import meant
 from sluice.exits import Exit, UserError
@@ -56,22 +56,7 @@ def parsed_place(text: str) -> Place:
     match text:
         case "beginning" | "end":
             return text
-    try:
-        return datetime.combine(date.fromisoformat(text), time(), UTC)
-    except ValueError:
-        pass
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise UserError(
-            f"--from {text} says no place; give beginning, end, or a time such as 2026-11-22T10:00:00Z", Exit.USAGE
-        ) from None
-    if found.tzinfo is None:
-        raise UserError(
-            f"--from {text} does not say in which zone; write {text}Z for UTC, or an offset such as {text}+01:00",
-            Exit.USAGE,
-        )
-    return found
+    return moments.parsed("--from", text, "beginning, end")
 
 
 async def set_offsets(

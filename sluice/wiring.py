@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from agents import http_forwarder, kinesis_forwarder, s3_batcher
-from agents.collector import Where
+from agents.collector import Project, Where
 from agents.dead_letters import DeadLetterDesk
 from agents.delivery import Forwarder
 from agents.router import Router
@@ -95,7 +95,7 @@ def _stream(config: Config, name: str, outbox: Outbox, keys: Keys) -> tuple[Work
     stream, sink = config.streams[name], make_sink(config, name)
     desk = DeadLetterDesk(name, outbox, Sealer(keys))
     where = compile_where(config, stream)
-    project = json_2019(subject_of(config, stream)) if stream.json_style == 2019 else None
+    project = make_project(config, stream)
     if isinstance(sink, S3Sink):
         assert stream.s3 is not None
         limits = s3_batcher.limits(stream.s3)
@@ -122,6 +122,11 @@ def make_sink(config: Config, name: str) -> S3Sink | KinesisSink | HttpSink:
         return KinesisSink(stream.kinesis, name)
     assert stream.http is not None, "StreamConfig has exactly one destination"
     return HttpSink(stream.http, name)
+
+
+def make_project(config: Config, stream: StreamConfig) -> Project | None:
+    """What makes of a record's value the form that the stream delivers; None if it delivers it as it is."""
+    return json_2019(subject_of(config, stream)) if stream.json_style == 2019 else None
 
 
 def subject_of(config: Config, stream: StreamConfig) -> Subject:

@@ -11,6 +11,7 @@ from aiokafka.errors import KafkaTimeoutError
 from stream.connection import KafkaConfig
 from stream.reader import origin_of, plan_epoch
 from stream.records import Record
+from stream.windows import Window, looking, read
 
 log = logging.getLogger(__name__)
 
@@ -46,22 +47,14 @@ class Outputs:
         new, and its records are written again under a new plan. Raises KafkaError; KafkaTimeoutError after LOOK_SECONDS.
         """
         found = {tp: Held() for tp in raw}
-        consumer = AIOKafkaConsumer(
-            **self._kafka.client_arguments(),
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",  # retention may move the beginning while it is read
-            isolation_level="read_committed",
-        )
-        await consumer.start()
-        try:
-            async with asyncio.timeout(LOOK_SECONDS):
-                await self._look(consumer, found)
-        except TimeoutError:
-            raise KafkaTimeoutError(
-                f"looking at what {', '.join(self._topics)} hold took longer than {LOOK_SECONDS:.0f} s"
-            ) from None
-        finally:
-            await consumer.stop()
+        async with looking(self._kafka) as consumer:
+            try:
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._look(consumer, found)
+            except TimeoutError:
+                raise KafkaTimeoutError(
+                    f"looking at what {', '.join(self._topics)} hold took longer than {LOOK_SECONDS:.0f} s"
+                ) from None
         return found
 
     async def _look(self, consumer: AIOKafkaConsumer, found: dict[TopicPartition, Held]) -> None:
@@ -95,29 +88,17 @@ class Outputs:
     @staticmethod
     async def _read(
         consumer: AIOKafkaConsumer,
-        windows: dict[TopicPartition, tuple[int, int]],
+        windows: dict[TopicPartition, Window],
         counterparts: dict[TopicPartition, TopicPartition],
         found: dict[TopicPartition, Held],
     ) -> set[TopicPartition]:
         """Note what the records of these offsets say. Returns the partitions that had a record there."""
         seen: set[TopicPartition] = set()
-        if not windows:
-            return seen
-        consumer.assign(list(windows))
-        for out, (start, _) in windows.items():
-            consumer.seek(out, start)
-        waiting = set(windows)
-        while waiting:
-            for out, records in (await consumer.getmany(*waiting, timeout_ms=200)).items():
-                raw = counterparts[out]
-                for record in records:
-                    if record.offset < windows[out][1]:
-                        seen.add(out)
-                        _note(record, raw, found[raw])
-            for out in list(waiting):  # by position: the last offsets may hold no record
-                if await consumer.position(out) >= windows[out][1]:
-                    waiting.discard(out)
-                    consumer.pause(out)
+        async for out, records in read(consumer, windows):
+            raw = counterparts[out]
+            for record in records:
+                seen.add(out)
+                _note(record, raw, found[raw])
         return seen
 
 

@@ -21,7 +21,7 @@ async def audit(stage: Stage, chaos: bool, kills: int, problems: Sequence[str], 
     found = list(problems)
     if chaos and not kills:
         found.append("no worker was killed, so --chaos has shown nothing: let it run longer with --seconds")
-    raw = {name: await whole_topic(stage.brokers, one.source) for name, one in stage.config.pipelines.items()}
+    raw = {name: await whole_topic(stage.config.kafka, one.source) for name, one in stage.config.pipelines.items()}
     truths = {name: [_truth(name, record) for record in records] for name, records in raw.items()}
     numbers = CardNumbers(record.value for records in raw.values() for record in records)
     sent_at = [record.timestamp for records in raw.values() for record in records]
@@ -57,10 +57,10 @@ async def _pipeline(
     routed: dict[str, list[str]] = {}
     clear = []
     for route in stage.config.pipelines[name].route_names():
-        records = await whole_topic(stage.brokers, f"{name}.{route}")
+        records = await whole_topic(stage.config.kafka, f"{name}.{route}")
         routed[route] = [_origin(record) for record in records]
         clear += _in_topic(f"{name}.{route}", records, numbers)
-    letters = await whole_topic(stage.brokers, f"{name}.dlq")
+    letters = await whole_topic(stage.config.kafka, f"{name}.dlq")
     counts, problems = pipeline_balance(name, truths, routed, map(_origin, letters))
     assert routed.keys() <= set(ROUTES), "the demo's config has no other routes"
     return counts, problems + clear + _in_topic(f"{name}.dlq", letters, numbers)
@@ -70,7 +70,7 @@ async def _dead_letters_of_streams(stage: Stage, numbers: CardNumbers) -> list[s
     """The stand-ins take everything, so a stream has no reason for a dead letter."""
     problems = []
     for stream in STREAMS:
-        letters = await whole_topic(stage.brokers, f"{stream}.dlq")
+        letters = await whole_topic(stage.config.kafka, f"{stream}.dlq")
         if letters:
             problems.append(f"{stream}.dlq: holds {len(letters)} records, none was expected")
         problems += _in_topic(f"{stream}.dlq", letters, numbers)

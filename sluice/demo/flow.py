@@ -10,6 +10,8 @@ from aiokafka.errors import GroupCoordinatorNotAvailableError, GroupLoadInProgre
 from aiokafka.structs import OffsetAndMetadata
 
 from sluice.config import Config
+from stream.connection import KafkaConfig
+from stream.windows import held, looking, read
 
 Offsets = dict[TopicPartition, int]
 
@@ -94,26 +96,8 @@ class Flow:
         return ends
 
 
-async def whole_topic(brokers: str, topic: str) -> list[ConsumerRecord]:
+async def whole_topic(kafka: KafkaConfig, topic: str) -> list[ConsumerRecord]:
     """Every record of a topic from its beginning to its present end, in the order of each partition. Raises KafkaError."""
-    consumer = AIOKafkaConsumer(
-        topic,
-        bootstrap_servers=brokers,
-        isolation_level="read_committed",
-        auto_offset_reset="earliest",
-        max_partition_fetch_bytes=4_000_000,
-        check_crcs=False,
-    )
-    await consumer.start()
-    try:
-        partitions = sorted(consumer.assignment())  # all of them, as there is no group
-        ends = await consumer.end_offsets(partitions)
-        records: list[ConsumerRecord] = []
-        left = [tp for tp in partitions if ends[tp]]
-        while left:
-            for found in (await consumer.getmany(*left, timeout_ms=1000)).values():
-                records += found
-            left = [tp for tp in left if await consumer.position(tp) < ends[tp]]
-        return records
-    finally:
-        await consumer.stop()
+    async with looking(kafka) as consumer:
+        windows = await held(consumer, topic)
+        return [record async for _, records in read(consumer, windows) for record in records]

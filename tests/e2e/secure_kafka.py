@@ -26,7 +26,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from sluice.local_kafka import LocalKafka
 
-USERS = ("sluice", "router", "stream", "operator", "device")
+USERS = ("sluice", "router", "stream", "operator", "device", "oncall")
 """Users of every mechanism; each may do what ACLs say. `sluice` may do everything."""
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 LISTENERS = {"SECURE": "SASL_SSL", "CLEAR": "SASL_PLAINTEXT", "MTLS": "SSL"}

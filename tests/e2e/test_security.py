@@ -297,7 +297,7 @@ def config_of(
 async def test_the_documented_rights_are_enough(
     secure: SecureKafka, config_of: Callable[[str], Path], receiver: Receiver, tmp_path: Path
 ) -> None:
-    for user in ("operator", "router", "stream", "device"):
+    for user in ("operator", "router", "stream", "device", "oncall"):
         secure.grant(user, *documented(user))
     code, said = await asyncio.to_thread(sluice, "topics", str(config_of("operator")))
     assert (code, said.count("created")) == (0, 7), said
@@ -332,6 +332,16 @@ async def test_the_documented_rights_are_enough(
     code, said = await asyncio.to_thread(sluice, "start", "--from", "end", str(config_of("device")), "events")
     rights = "READ on group sluice.events and READ on topic raw.events"
     assert (code, said.partition(";")[0]) == (78, f"sluice: Kafka does not allow user device {rights}")
+    for user, command, end in (
+        ("device", ["list"], (78, "READ on topic events.dlq")),
+        ("oncall", ["list"], (0, "1 dead letter of events, 0 retried")),
+        ("oncall", ["retry", "--all"], (78, "READ on topic raw.events")),  # the letter has no body
+    ):
+        code, said = await asyncio.to_thread(sluice, "dlq", *command, str(config_of(user)), "events")
+        assert (code, end[1] in said) == (end[0], True), said
+    secure.grant("oncall", ("topic", "raw.events", "READ"))
+    code, said = await asyncio.to_thread(sluice, "dlq", "retry", "--all", str(config_of("oncall")), "events")
+    assert (code, said) == (0, "1 of 1 sent to raw.events\n")
 
 
 async def test_with_any_right_taken_away_what_is_missing_is_named(

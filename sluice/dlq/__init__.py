@@ -1,0 +1,1 @@
+"""Dead letters, when somebody looks at them: listed, shown masked, and fed in again."""
