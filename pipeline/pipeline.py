@@ -10,11 +10,12 @@ from typing import Any
 
 from pipeline.config import SUCCESS, PipelineConfig
 from pipeline.encryption import Encryption
-from pipeline.enrichment import Join, Tables
+from pipeline.enrichment import Join
 from pipeline.gate import Gate
 from pipeline.keys import Keys
 from pipeline.matching import SEVERAL, compile_routes
 from pipeline.redaction import compile_redact
+from pipeline.references import Tables
 from pipeline.shaping import compile_drop, compile_keep, compile_rename, compile_set
 from pipeline.thinning import Deduplicate, Sample
 from schemas.codec import UNTAKEN, Codec
@@ -175,7 +176,7 @@ class Pipeline:
         for join in self._joins:
             unknown = join(batch)
             if unknown:
-                done.unknown[join.table] += unknown
+                done.unknown[join.source] += unknown
 
     def _leave_out(
         self, positions: Sequence[int], batch: list[Any], raw: Sequence[Record], partition: int, done: Processed

@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
-from pipeline.enrichment import Tables
 from pipeline.keys import Keys, UnknownKey
 from pipeline.paths import text
 from pipeline.pipeline import Pipeline
+from pipeline.references import Tables
 from sluice.config import Config, GoldenTest
 from sluice.decrypt import Decryption
 from sluice.trial import Line
@@ -33,10 +33,12 @@ def failures(config: Config, keys: Keys) -> Iterator[str]:
 
 def _failures(config: Config, test: GoldenTest, keys: Keys) -> Iterator[str]:
     tables = Tables()
-    for name, entries in test.reference.items():
-        for entry in entries:
-            tables.apply(name, str(entry.get("id")).encode(), _bytes(entry))
     made = Pipeline(test.pipeline, config.pipelines[test.pipeline], keys, tables)
+    for name, entries in test.reference.items():
+        lines = [Line(at, _bytes(entry), key=str(entry.get("id")).encode()) for at, entry in enumerate(entries)]
+        for line in lines:
+            if tables.apply(name, [line]):
+                yield f"reference.{name}[{line.offset}] holds a field of the wrong type, and a worker would ignore it"
     done = made.process([Line(0, _bytes(test.input))])
     routes: list[str | None] = [*done.routes] or (["dead-letter"] if done.dead else [None])
     if test.route not in routes:

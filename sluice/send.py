@@ -18,9 +18,9 @@ from aiokafka.partitioner import murmur2
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from pipeline.enrichment import Tables
 from pipeline.keys import Key, Keys
 from pipeline.pipeline import Pipeline
+from pipeline.references import Tables
 from schemas.producer import CONTAINER, Checker, InvalidContainer
 from schemas.refused import Refused
 from sluice import logs

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import PipelineConfig
-from pipeline.enrichment import Tables
 from pipeline.gate import card_numbers
 from pipeline.keys import Key, Keys
 from pipeline.pipeline import Pipeline, Processed
+from pipeline.references import Tables
 
 CARDS = [
     "4111111111111111", "4222222222222", "5555555555554444", "2223003122003222", "378282246310005", "6011111111111117",
