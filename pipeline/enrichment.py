@@ -1,16 +1,20 @@
 """Enrichment: joins that give records what references know of their ids."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
 from pipeline.config import EnrichRule
 from pipeline.paths import Loads, Location, Names, compiled, parse, resolve
-from pipeline.references import Table, Tables, id_of
+from pipeline.references import Id, Table, Tables, id_of
 from schemas.fields import Field
+from schemas.refused import Refused
 from schemas.subjects import UnknownSubject, load
+
+MOST_GIVEN_UP = 10_000
+"""A producer may make up as many ids as it sends records."""
 
 
 class Join:
@@ -29,20 +33,46 @@ class Join:
         encrypted: Collection[str] = (),
     ) -> None:
         self.source = rule.source
+        self.wait_seconds = rule.wait_seconds
         by, into = resolve(rule.by, record), resolve(rule.into, record)
         held = _fields_at(into.names, fields)
         provided = _provided(into.name, held)
-        table = tables.table(rule.source, into.type, provided)
-        nulls = _nulls(into.names, provided, {by.names, *map(parse, encrypted)})
-        self._fill = _compile(by, into, table, nulls)
+        self._table = tables.table(rule.source, into.type, provided)
+        self._waits = rule.on_missing == "wait" and tables.live
+        self._given_up: set[Id] = set()
+        self.refused = None if rule.on_missing == "null" else Refused("reference-missing", by.path)
+        """Why a record is refused whose id is unknown; None if it is not."""
+        nulls = None
+        if self.refused is None:
+            nulls = _nulls(into.names, provided, {by.names, *map(parse, encrypted)})
+        self._fill = _compile(by, into, self._table, nulls, overwrite=rule.mode == "overwrite")
 
-    def __call__(self, records: Sequence[Any]) -> int:
-        """Fill in the records of a batch, in place: null and absent fields that the reference has.
+    def __call__(self, records: Sequence[Any]) -> dict[int, Id]:
+        """Put what the reference knows into the records of a batch, in place. Returns the ids that it does not know, by position.
 
-        Returns how many ids were unknown. In such a record the absent fields that an entry would have filled in are null, and an
-        object that is absent is null as a whole. A record whose id is null or absent stays as it is.
+        In such a record the absent fields that an entry would have filled in are null, and an object that is absent is null as a
+        whole; unless it is refused. A record whose id is null or absent stays as it is.
         """
         return self._fill(records)
+
+    def awaited(self, ids: Iterable[Id]) -> set[Id]:
+        """Those of these ids that are unknown and worth waiting for."""
+        if not self._waits:
+            return set()
+        return {id_ for id_ in ids if id_of(str(id_)) not in self._table.entries} - self._given_up
+
+    def give_up(self, ids: Collection[Id]) -> None:
+        """Wait no more for these ids: their records are refused for as long as the reference does not know them."""
+        if len(self._given_up) + len(ids) > MOST_GIVEN_UP:
+            self._given_up.clear()
+        self._given_up.update(ids)
+
+
+class Awaited(NamedTuple):
+    """Ids that a join's reference does not know yet, and that are worth waiting for."""
+
+    join: Join
+    ids: Collection[Id]
 
 
 def _fields_at(names: Sequence[str], fields: Sequence[Field]) -> tuple[Field, ...]:
@@ -78,23 +108,29 @@ def _nulls(at: tuple[str, ...], fields: Sequence[Field], never: Collection[Names
     }
 
 
-def _compile(by: Location, into: Location, table: Table, nulls: _Nulls) -> Callable[[Sequence[Any]], int]:
+def _compile(
+    by: Location, into: Location, table: Table, nulls: "_Nulls | None", *, overwrite: bool
+) -> Callable[[Sequence[Any]], dict[int, Id]]:
     loads = Loads([by, into])
     key, target = loads.variables[by.path], loads.variables[into.path]
     constants: dict[str, Any] = {"entries": table.entries, "read": table.read, "id_of": id_of}
     id_ = key if by.kind == "integer" else f"id_of({key})"
-    lines = ["def fill(records):", "    unknown = 0", "    for r in records:"]
+    lines = ["def fill(records):", "    unknown = {}", "    for at, r in enumerate(records):"]
     lines += [f"        {line}" for line in loads.lines]
     lines += [f"        if {key} is UNSET or {key} is None: continue", f"        found = entries.get({id_})"]
-    for name in reversed(into.names):
-        nulls = {name: nulls}
-    lines += ["        if found is None:", "            unknown += 1", *_nulling(nulls, "r", "            ")]
+    lines += ["        if found is None:", f"            unknown[at] = {key}"]
+    if nulls is not None:
+        for name in reversed(into.names):
+            nulls = {name: nulls}
+        lines += _nulling(nulls, "r", "            ")
     lines += ["            continue"]
     within = by.names[: len(into.names)] == into.names
     if not within:  # otherwise it is there, as it holds the id
         lines += [f"        if not {target}:", *_making(into, constants), f"            {target} = o"]
-    lines += ["        e = read(found)", *_filling(into.type, table.fields, target, "e", "        ", constants)]
-    fill: Callable[[Sequence[Any]], int] = compiled("fill", [*lines, "    return unknown"], constants)
+    never = by.names[len(into.names) :] if within else ()
+    lines.append("        e = read(found)")
+    lines += _filling(into.type, table.fields, target, "e", "        ", constants, overwrite, never)
+    fill: Callable[[Sequence[Any]], dict[int, Id]] = compiled("fill", [*lines, "    return unknown"], constants)
     return fill
 
 
@@ -127,23 +163,29 @@ def _filling(
     source: str,
     indent: str,
     constants: dict[str, Any],
+    overwrite: bool,
+    never: Sequence[str],
 ) -> list[str]:
-    """Source that copies those of these fields that the target lacks; objects within are filled in likewise, never shared."""
+    """Source that copies what the source has of these fields, but the id that was looked up (`never`): to where the target lacks
+    them or, `overwrite`, everywhere. Objects within likewise, never shared."""
     lines = []
     for field in fields:
         name = field.name
+        if (name,) == tuple(never):
+            continue
         lacks = f"{target}.{name} is UNSET or {target}.{name} is None"
         if field.kind == "record":
             maker, below, value = f"make{len(constants)}", f"{target}_{name}", f"{source}_{name}"
             constants[maker] = type_ = resolve(f".{name}", record).type
+            inner = never[1:] if tuple(never[:1]) == (name,) else ()
             lines += [
                 f"{indent}{value} = {source}.{name}",
                 f"{indent}if {value}:",
                 f"{indent}    if {lacks}: {target}.{name} = {maker}()",
                 f"{indent}    {below} = {target}.{name}",
-                *_filling(type_, field.fields, below, value, indent + "    ", constants),
+                *_filling(type_, field.fields, below, value, indent + "    ", constants, overwrite, inner),
             ]
         else:
-            has = f"{source}.{name} is not None"
-            lines.append(f"{indent}if ({lacks}) and {has}: {target}.{name} = {source}.{name}")
+            wanted = f"{source}.{name} is not None" if overwrite else f"({lacks}) and {source}.{name} is not None"
+            lines.append(f"{indent}if {wanted}: {target}.{name} = {source}.{name}")
     return lines

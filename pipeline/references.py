@@ -46,7 +46,9 @@ class Tables:
     Joins come first, and say what of an entry they need; then the entries come.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, live: bool = False) -> None:
+        self.live = live
+        """Whether entries come while records are worked on: then it may be worth waiting for one."""
         self._tables: dict[str, dict[Any, Table]] = {}
 
     def table(self, name: str, record: type[msgspec.Struct], fields: Sequence[Field]) -> "Table":

@@ -44,7 +44,7 @@ class Wired:
     sinks: dict[str, Sink] = field(default_factory=dict)
     references: dict[str, Apply] = field(default_factory=dict)
     """Reference topic → what takes its records."""
-    tables: Tables = field(default_factory=Tables)
+    tables: Tables = field(default_factory=lambda: Tables(live=True))
     registry: Registry = field(default_factory=EmbeddedRegistry)
     writers: dict[str, Writers] = field(default_factory=dict)
     """Pipeline → what it knows of schema ids."""

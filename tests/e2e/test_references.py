@@ -1,4 +1,4 @@
-"""References on a real Kafka: loaded before work begins, followed; and a worker killed while it loads."""
+"""References on a real Kafka: loaded before work begins, followed, waited for; and a worker killed while it loads."""
 
 import asyncio
 import json
@@ -64,6 +64,11 @@ class Stage:
         """Partition → the names of the endpoints of its routed records, in order."""
         found = await read(self.brokers, f"{self.name}.success")
         return {at: [json.loads(one.value)["endpoint"].get("name") for one in all_] for at, all_ in found.items()}  # type: ignore[attr-defined]
+
+    async def refused(self) -> list[str]:
+        """What the dead letters say."""
+        letters = [one for all_ in (await read(self.brokers, f"{self.name}.dlq")).values() for one in all_]
+        return [dict(one.headers)["__connect.errors.exception.message"].decode() for one in letters]  # type: ignore[attr-defined]
 
     async def ready(self) -> int | None:
         """What /ready answers; None while nobody does."""
@@ -168,4 +173,55 @@ async def test_a_changed_entry_shows_in_the_next_records(
                         break
         seen = [name for at, name in enumerate(names) if at == 0 or names[at - 1] != name]
         assert [name for name in seen if name != "zero"] == expected
+        assert await worker.stop() == 0
+
+
+async def test_one_partition_waits_for_an_id_and_the_others_go_on(
+    kafka: str, topic_name: Callable[[str], str], tmp_path: Path
+) -> None:
+    async with stage(kafka, topic_name("events"), tmp_path, on_missing="wait", wait_seconds=300) as on:
+        await on.refer({1: {"name": "one"}})
+        worker = await on.worker()
+        await on.send(0, 1, 2, 1)
+        await worker.says("waits for ids that references lack: endpoints 1.")
+        await on.send(1, 1)
+        await on.done(1)
+        await on.refer({2: {"name": "two"}})
+        await on.done(0)
+        assert await on.names() == {0: ["one", "two", "one"], 1: ["one"]}
+        assert await on.refused() == []
+        assert await worker.stop() == 0
+
+
+async def test_a_worker_that_waits_for_an_id_can_be_stopped_and_its_successor_waits(
+    kafka: str, topic_name: Callable[[str], str], tmp_path: Path
+) -> None:
+    async with stage(kafka, topic_name("events"), tmp_path, on_missing="wait", wait_seconds=300) as on:
+        worker = await on.worker()
+        await on.send(0, 2)
+        await worker.says("waits for ids")
+        assert await worker.stop() == 0
+        successor = await on.worker()
+        await successor.says("waits for ids")
+        await on.refer({2: {"name": "two"}})
+        await on.done(0)
+        assert await on.names() == {0: ["two"]}
+        assert await successor.stop() == 0
+
+
+async def test_an_id_that_never_comes_costs_the_partition_its_patience_once(
+    kafka: str, topic_name: Callable[[str], str], tmp_path: Path
+) -> None:
+    async with stage(kafka, topic_name("events"), tmp_path, on_missing="wait", wait_seconds=3) as on:
+        await on.refer({1: {"name": "one"}})
+        worker = await on.worker()
+        await on.send(0, 2, 1)
+        await on.done(0)
+        waited = worker.output.count("waits for ids")
+        for _ in range(3):
+            await on.send(0, 2, 1)
+            await on.done(0)
+        assert (waited, worker.output.count("waits for ids")) == (1, 1)
+        assert await on.names() == {0: ["one"] * 4}
+        assert await on.refused() == ["reference-missing at .endpoint.id"] * 4
         assert await worker.stop() == 0

@@ -1,5 +1,5 @@
 """Promises: a join gives a record what the reference knows and nothing else, follows its topic, and shares nothing between
-records."""
+records; what becomes of a record whose id is unknown is up to its rule."""
 
 import json
 from types import SimpleNamespace
@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import enrichment
 from pipeline.config import PipelineConfig
 from pipeline.keys import Key, Keys
 from pipeline.pipeline import Pipeline
@@ -318,6 +319,102 @@ def test_a_key_that_is_no_number_is_text_and_found_as_it_is(key: str) -> None:
             "device": {"id": key},
         }
     ]
+
+
+def test_overwrite_replaces_what_the_reference_has_and_nothing_else() -> None:
+    tables = Tables()
+    rules = [rule("endpoints", mode="overwrite"), rule("operators", mode="overwrite")]
+    pipeline = made({"from": "r", "schema": "usage", "enrich": rules}, tables)
+    put(tables, "endpoints", 7, {"id": 8, "name": "new", "imei": None, "tags": {"a": 1}})
+    put(tables, "operators", 5, {"name": "O2", "country": {"id": 74, "mcc": "262"}, "mnc": "07"})
+    record = {
+        "operator": {"id": 5, "name": "old", "country": {"id": 75, "name": "kept", "mcc": "1"}},
+        "endpoint": {"id": 7, "name": "old", "ip_address": "own", "imei": "own", "tags": None},
+    }
+    assert run(pipeline, record) == [
+        {
+            "operator": {"id": 5, "name": "O2", "country": {"id": 74, "name": "kept", "mcc": "262"}, "mnc": "07"},
+            "endpoint": {"id": 7, "name": "new", "ip_address": "own", "tags": {"a": 1}, "imei": "own"},
+        }
+    ]
+    assert run(pipeline, {"endpoint": {"id": 8, "name": "old"}})[0]["endpoint"]["name"] == "old"
+
+
+def test_overwriting_around_the_id_leaves_the_id() -> None:
+    tables = Tables()
+    inner = {"by": ".operator.country.id", "from": "networks", "into": ".operator", "mode": "overwrite"}
+    pipeline = made({"from": "r", "schema": "usage", "enrich": [inner]}, tables)
+    put(tables, "networks", 74, {"id": 1, "country": {"id": 99, "name": "Germany"}})
+    assert run(pipeline, {"operator": {"id": 5, "country": {"id": 74}}}) == [
+        {"operator": {"id": 1, "country": {"id": 74, "name": "Germany"}}}
+    ]
+
+
+def test_an_unknown_id_may_make_a_dead_letter() -> None:
+    tables = Tables()
+    pipeline = made({**EVENTS, "enrich": [rule("endpoints", on_missing="dead-letter"), rule("sims")]}, tables)
+    put(tables, "endpoints", 7, {"name": "Meter"})
+    records = [
+        {"endpoint": {"id": 8}},
+        {"endpoint": {"id": 7}},
+        {"endpoint": {}},
+        {"endpoint": {"id": 9}, "sim": {"id": 1}},
+    ]
+    done = pipeline.process([*raw(*records), SimpleNamespace(value=b"x"), *raw({})])
+    assert [(at, why.reason, why.path) for at, why in done.dead] == [
+        (0, "reference-missing", ".endpoint.id"),
+        (3, "reference-missing", ".endpoint.id"),
+        (4, "not-json", ""),
+    ]
+    assert list(done.positions) == [1, 2, 5]
+    assert list(map(json.loads, done.values)) == [{"endpoint": {"id": 7, "name": "Meter"}}, {"endpoint": {}}, {}]
+    assert len(done.routes) == 3
+    assert done.unknown == {"endpoints": 2, "sims": 1}
+    assert not done.awaited
+
+
+def test_what_waits_for_an_id_is_processed_again_when_it_is_there() -> None:
+    tables = Tables(live=True)
+    rules = [rule("endpoints", on_missing="wait"), rule("sims", on_missing="wait", wait_seconds=5)]
+    pipeline = made({**EVENTS, "enrich": rules}, tables)
+    put(tables, "endpoints", 7, {"name": "Meter"})
+    records = raw(
+        {"endpoint": {"id": 7}, "sim": {"id": 1}}, {"endpoint": {"id": 8}, "sim": {"id": 2}}, {"sim": {"id": 2}}
+    )
+    done = pipeline.process(records)
+    assert [(join.source, join.wait_seconds, ids) for join, ids in done.awaited] == [
+        ("endpoints", 60, {8}),
+        ("sims", 5, {1, 2}),
+    ]
+    (endpoints, _), (sims, ids) = done.awaited
+    put(tables, "endpoints", 8, {"name": "late"})
+    put(tables, "sims", 2, {"msisdn": "423"})
+    assert (endpoints.awaited({8}), sims.awaited(ids)) == (set(), {1})
+    sims.give_up({1})
+    done = pipeline.process(records)
+    assert not done.awaited
+    assert [(at, why.reason, why.path) for at, why in done.dead] == [(0, "reference-missing", ".sim.id")]
+    assert [json.loads(value)["sim"] for value in done.values] == [{"id": 2, "msisdn": "423"}] * 2
+    # For an id that was given up nobody waits again, but it is found when it comes.
+    assert not pipeline.process(records).awaited
+    put(tables, "sims", 1, {"msisdn": "late"})
+    assert not pipeline.process(records).dead
+
+
+def test_without_a_topic_behind_it_nothing_is_worth_waiting_for() -> None:
+    pipeline = made({**EVENTS, "enrich": [rule("endpoints", on_missing="wait")]}, Tables())
+    done = pipeline.process(raw({"endpoint": {"id": 8}}))
+    assert ([why.reason for _, why in done.dead], done.awaited) == (["reference-missing"], [])
+
+
+def test_ids_that_were_given_up_are_forgotten_before_they_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(enrichment, "MOST_GIVEN_UP", 3)
+    pipeline = made({**EVENTS, "enrich": [rule("endpoints", on_missing="wait")]}, Tables(live=True))
+    ((join, _),) = pipeline.process(raw({"endpoint": {"id": 1}})).awaited
+    join.give_up({1, 2, 3})
+    assert join.awaited({1, 2, 3}) == set()
+    join.give_up({4})
+    assert join.awaited({1, 2, 3, 4}) == {1, 2, 3}
 
 
 def test_an_entry_shows_nothing_of_itself() -> None:
