@@ -3,16 +3,18 @@
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from aiokafka import TopicPartition
 from aiokafka.producer.message_accumulator import BatchBuilder
 
+from agents import reference_ids
 from agents.dead_letters import DeadLetterDesk
 from agents.key_outage import until_usable
 from agents.schema_ids import SchemaIds
 from pipeline.dead_letters import retry_headers
+from pipeline.enrichment import Awaited
 from pipeline.keys import Keys
 from pipeline.pipeline import Pipeline, Processed
 from schemas.refused import Refused
@@ -42,6 +44,13 @@ class _Outgoing(NamedTuple):
     held_bytes: int
     oldest: int
     """Timestamp of the first record, in milliseconds."""
+
+
+class _Lacking(NamedTuple):
+    """What a batch needs that is not known yet: schemas by id, and entries of references."""
+
+    schemas: frozenset[int]
+    entries: Sequence[Awaited]
 
 
 class Router:
@@ -104,8 +113,8 @@ class Router:
                 if not await until_usable(self._keys, partition.pause):
                     return
                 span = partition.begin(batch.end)
-                while isinstance(outgoing := await self._in_turn(batch, plan), frozenset):
-                    if not await self._schema_ids.learn(partition, outgoing):
+                while not isinstance(outgoing := await self._in_turn(batch, plan), _Outgoing):
+                    if not await self._wait(partition, outgoing):
                         return
                 del batch  # what is packed takes its place in memory
                 if sending is not None:
@@ -139,18 +148,26 @@ class Router:
             log.info("%s: %s/%d begins under epoch %d.", self._name, partition.topic, partition.number, epoch)
         return note, f"{epoch}.{self._plan_hash}".encode()
 
-    async def _in_turn(self, batch: RecordBatch, plan: bytes) -> _Outgoing | frozenset[int]:
+    async def _wait(self, partition: Partition, lacking: _Lacking) -> bool:
+        """Until what a batch lacks is there or given up. False when the partition was given away meanwhile."""
+        if lacking.schemas:
+            there = await self._schema_ids.learn(partition, lacking.schemas)
+        else:
+            there = await reference_ids.wait(self._name, partition, lacking.entries)
+        return there and await until_usable(self._keys, partition.pause)  # keys may have reached their limit meanwhile
+
+    async def _in_turn(self, batch: RecordBatch, plan: bytes) -> _Outgoing | _Lacking:
         async with self._turn:
             outgoing = self._outgoing(batch, plan)
             await asyncio.sleep(0)
         return outgoing
 
-    def _outgoing(self, batch: RecordBatch, plan: bytes) -> _Outgoing | frozenset[int]:
-        """Process a batch, pack what is routed, and add to its dead letters those that fit no topic. Or the schema ids in it that
-        have to be asked for first."""
+    def _outgoing(self, batch: RecordBatch, plan: bytes) -> _Outgoing | _Lacking:
+        """Process a batch, pack what is routed, and add to its dead letters those that fit no topic. Or what it has to wait for
+        first."""
         processed = self._pipeline.process(batch.records, batch.partition)
-        if self._pipeline.writers.wanted:
-            return frozenset(self._pipeline.writers.wanted)
+        if self._pipeline.writers.wanted or processed.awaited:
+            return _Lacking(frozenset(self._pipeline.writers.wanted), processed.awaited)
         self._count(batch, processed)
         origin = b"%s/%d/%%d" % (batch.topic.encode(), batch.partition)
         largest = self._outbox.max_record_bytes // 2

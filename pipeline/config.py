@@ -41,16 +41,43 @@ HASH = "HMAC-SHA256"
 
 SUCCESS = "success"
 """The only route of a pipeline that has no routes."""
+MOST_WAIT_SECONDS = 3600
+
+
+def _said_null(value: Any) -> Any:
+    """YAML's null is the word, too."""
+    return "null" if value is None else value
 
 
 class EnrichRule(BaseModel):
-    """A join: fields of a reference, put where the record lacks them."""
+    """A join: what a reference knows of an id that a record has, put into the record."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     by: Path = Field(description="The field that holds the id to look up, as a path: `.endpoint.id`.")
     source: str = Field(alias="from", description="The reference that is looked up in, by its name in `reference`.")
     into: Path = Field(description="The object that is filled in, as a path: `.endpoint`.")
+    mode: Literal["fill", "overwrite"] = Field(
+        default="fill",
+        description="fill: only what is null or absent in the record. overwrite: all that the reference has.",
+    )
+    on_missing: Annotated[Literal["null", "wait", "dead-letter"], BeforeValidator(_said_null)] = Field(
+        default="null",
+        description="What becomes of a record whose id the reference does not know. null: the fields that are absent are null."
+        " dead-letter: it goes to the dead letters. wait: its partition waits until the reference knows the id, for"
+        " `wait_seconds`; after that it goes to the dead letters.",
+        json_schema_extra={"enum": ["null", None, "wait", "dead-letter"], "type": ["string", "null"]},
+    )
+    wait_seconds: float = Field(
+        default=60, gt=0, le=MOST_WAIT_SECONDS, description="How long `on_missing: wait` waits for an id."
+    )
+
+    @model_validator(mode="after")
+    def _waits_if_it_says_how_long(self) -> Self:
+        if "wait_seconds" in self.model_fields_set and self.on_missing != "wait":
+            reason = "says nothing without on_missing: wait; add that, or remove this"
+            _raise(type(self).__name__, [Problem(("wait_seconds",), reason)])
+        return self
 
 
 class EncryptRule(BaseModel):

@@ -10,11 +10,12 @@ from typing import Any
 
 from pipeline.config import SUCCESS, PipelineConfig
 from pipeline.encryption import Encryption
-from pipeline.enrichment import Join, Tables
+from pipeline.enrichment import Awaited, Join
 from pipeline.gate import Gate
 from pipeline.keys import Keys
 from pipeline.matching import SEVERAL, compile_routes
 from pipeline.redaction import compile_redact
+from pipeline.references import Tables
 from pipeline.shaping import compile_drop, compile_keep, compile_rename, compile_set
 from pipeline.thinning import Deduplicate, Sample
 from schemas.codec import UNTAKEN, Codec
@@ -43,6 +44,8 @@ class Processed:
     """Positions in the batch, in order, with the reason."""
     unknown: Counter[str] = field(default_factory=Counter)
     """How many ids no reference knew, by reference."""
+    awaited: list[Awaited] = field(default_factory=list)
+    """Not empty: these ids are to be waited for. Then this answer is for nobody, and the batch is processed again."""
     cards: int = 0
     """How many records held a card number in clear; those are in `dead` if the gate refuses them."""
     left_out: Counter[str] = field(default_factory=Counter)
@@ -105,7 +108,9 @@ class Pipeline:
         if self._keys.version != self._keys_version:
             self._take_keys()
         positions, batch = self._decode(records, done)
-        self._enrich(batch, done)
+        positions, batch = self._enrich(positions, batch, done)
+        if done.awaited:
+            return done
         self._drop_fields(batch)
         self._keep_fields(batch)
         self._set_fields(batch)
@@ -173,11 +178,21 @@ class Pipeline:
             return Refused("card-field-not-a-string", refused.path)
         return Refused(refused.reason, refused.path)
 
-    def _enrich(self, batch: list[Any], done: Processed) -> None:
+    def _enrich(self, positions: Sequence[int], batch: list[Any], done: Processed) -> tuple[Sequence[int], list[Any]]:
+        gone: dict[int, Refused] = {}
         for join in self._joins:
             unknown = join(batch)
             if unknown:
-                done.unknown[join.table] += unknown
+                done.unknown[join.source] += len(unknown)
+                if join.refused is not None:
+                    gone = dict.fromkeys(unknown, join.refused) | gone
+                if ids := join.awaited(unknown.values()):
+                    done.awaited.append(Awaited(join, ids))
+        if not gone:
+            return positions, batch
+        done.refuse((positions[at], why) for at, why in gone.items())
+        kept = [at for at in range(len(batch)) if at not in gone]
+        return [positions[at] for at in kept], [batch[at] for at in kept]
 
     def _leave_out(
         self, positions: Sequence[int], batch: list[Any], raw: Sequence[Record], partition: int, done: Processed

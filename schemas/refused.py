@@ -15,6 +15,7 @@ Reason = Literal[
     "card-field-missing",  # a field to encrypt is not there on a route that promises it
     "card-field-not-a-string",  # a field to encrypt holds no text
     "card-number-in-clear",  # a card number where no rule encrypts, redacts or drops it
+    "reference-missing",  # no entry of a reference has the record's id, and its rule asks for one
     "too-large-for-sink",  # a stream's destination takes no record of this size
     "rejected-by-sink",  # a stream's destination refuses this record for good
 ]

@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
-from pipeline.enrichment import Tables
 from pipeline.keys import Keys, UnknownKey
 from pipeline.paths import parse, text
 from pipeline.pipeline import Pipeline
+from pipeline.references import Tables
 from sluice.config import Config, GoldenTest
 from sluice.decrypt import Decryption, at
 from sluice.trial import Line
@@ -33,12 +33,14 @@ def failures(config: Config, keys: Keys) -> Iterator[str]:
 
 def _failures(config: Config, test: GoldenTest, keys: Keys) -> Iterator[str]:
     tables = Tables()
+    made = Pipeline(test.pipeline, config.pipelines[test.pipeline], keys, tables)
     for name, entries in test.reference.items():
         if name not in config.reference:
             yield f"there is no reference {name}; name one of {', '.join(config.reference) or 'none'}"
-        for entry in entries:
-            tables.apply(name, str(entry.get("id")).encode(), _bytes(entry))
-    made = Pipeline(test.pipeline, config.pipelines[test.pipeline], keys, tables)
+        lines = [Line(n, _bytes(entry), key=str(entry.get("id")).encode()) for n, entry in enumerate(entries)]
+        for line in lines:
+            if tables.apply(name, [line]):
+                yield f"reference.{name}[{line.offset}] holds a field of the wrong type, and a worker would ignore it"
     done = made.process([Line(0, _bytes(test.input))])
     routes: list[str | None] = [*done.routes] or (["dead-letter"] if done.dead else [None])
     if test.route not in routes:

@@ -18,9 +18,9 @@ from aiokafka.partitioner import murmur2
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from pipeline.enrichment import Tables
 from pipeline.keys import Key, Keys
 from pipeline.pipeline import Pipeline
+from pipeline.references import Tables
 from schemas.producer import CONTAINER, Checker, InvalidContainer
 from schemas.refused import Refused
 from sluice import logs
@@ -29,7 +29,6 @@ from sluice.config_rules import meant
 from sluice.exits import Exit, UserError
 from sluice.keys import sizes_used
 from sluice.topics import cluster
-from sluice.wiring import make_pipeline
 from stream.connection import KafkaConfig
 from stream.outbox import Outbox, Packed, ProduceRefused
 from stream.reader import ID_HEADER, PLAN_HEADER
@@ -97,10 +96,13 @@ def _rewindable(source: BinaryIO) -> Iterator[tuple[BinaryIO, int]]:
 
 
 def _without_keys(config: Config, name: str) -> Pipeline:
-    """The pipeline itself, to see what it refuses. A producer has no keys: what these encrypt is thrown away."""
+    """The pipeline itself, to see what it refuses. A producer has no keys: what these encrypt is thrown away. Nor has it
+    references: which ids they lack is not looked at."""
     sizes = sizes_used(config, [name])
     keys = Keys(Key(one, "none", secrets.token_bytes(size)) for one, size in sizes.items())
-    return make_pipeline(config, name, keys, Tables())
+    settings = config.pipelines[name]
+    joins = [rule.model_copy(update={"on_missing": "null"}) for rule in settings.enrich]
+    return Pipeline(name, settings.model_copy(update={"enrich": joins}), keys, Tables())
 
 
 def _with_keys(checker: Checker, source: BinaryIO) -> Iterator[_Record]:

@@ -11,8 +11,8 @@ from typing import BinaryIO, NamedTuple
 import orjson
 
 from pipeline.config import PipelineConfig
-from pipeline.enrichment import Tables
 from pipeline.pipeline import Pipeline
+from pipeline.references import Tables
 from schemas.projection import CsvRow, csv_header
 from schemas.refused import Refused
 from schemas.subjects import Subject, load
@@ -80,8 +80,13 @@ def pipeline_of(config: Config, name: str) -> PipelineConfig:
 
 
 def prepared(config: Config, name: str, references: Sequence[str]) -> Callable[[PipelineConfig], Pipeline]:
-    """Makes pipelines called `name`, with its keys and these references (NAME=FILE). Raises UserError."""
-    keys, tables = loaded(config, [name]), _tables(config, references)
+    """Makes pipelines of the settings of one, or of a part of them, with its keys and these references (NAME=FILE).
+
+    Raises UserError.
+    """
+    whole, keys, tables = pipeline_of(config, name), loaded(config, [name]), Tables()
+    Pipeline(name, whole, keys, tables)  # its joins say what they need of an entry
+    _fill_all(tables, config, references)
     return lambda settings: Pipeline(name, settings, keys, tables)
 
 
@@ -155,8 +160,7 @@ def _write_csv(batches: Iterator[list[_Outcome]], subject: Subject, out: BinaryI
         sys.stderr.write(f"{dead} lines are dead letters and have no row; leave out --csv to see which and why\n")
 
 
-def _tables(config: Config, references: Sequence[str]) -> Tables:
-    tables = Tables()
+def _fill_all(tables: Tables, config: Config, references: Sequence[str]) -> None:
     for given in references:
         name, sign, file = given.partition("=")
         if not sign or not file:
@@ -169,7 +173,6 @@ def _tables(config: Config, references: Sequence[str]) -> Tables:
         except OSError as error:
             text = f"{file} cannot be read: {error.strerror}"
             raise UserError(f"{text}; give a file of JSON lines with an id each", Exit.USAGE) from None
-    return tables
 
 
 def _fill(tables: Tables, name: str, file: Path) -> None:
@@ -185,4 +188,7 @@ def _fill(tables: Tables, name: str, file: Path) -> None:
             if not isinstance(id_, int | str) or isinstance(id_, bool):
                 text = f"{file}, line {number} is no JSON object with an id (a number or text)"
                 raise UserError(f"{text}; correct or remove it", Exit.USAGE)
-            tables.apply(name, str(id_).encode(), line.strip())
+            if tables.apply(name, [Line(number, line.strip(), key=str(id_).encode())]):
+                sys.stderr.write(
+                    f"{file}, line {number} holds a field of the wrong type and is ignored, as by a worker\n"
+                )

@@ -13,10 +13,10 @@ from agents.router import Router
 from agents.s3_batcher import ChainedS3
 from agents.schema_ids import SchemaIds
 from pipeline.dead_letters import Sealer
-from pipeline.enrichment import Tables
 from pipeline.keys import Keys
 from pipeline.matching import compile_conditions
 from pipeline.pipeline import Pipeline
+from pipeline.references import Entry, Tables
 from schemas.codec import Codec
 from schemas.json_2019 import json_2019
 from schemas.refused import Refused
@@ -28,6 +28,7 @@ from sinks.http import HttpSink
 from sinks.kinesis import KinesisSink
 from sinks.s3 import S3Sink
 from sluice.config import Config, StreamConfig
+from stream import metrics
 from stream.app import GROUP_PREFIX, Workload
 from stream.outbox import Outbox
 from stream.permissions import Need, Operation
@@ -43,6 +44,7 @@ class Wired:
     sinks: dict[str, Sink] = field(default_factory=dict)
     references: dict[str, Apply] = field(default_factory=dict)
     """Reference topic → what takes its records."""
+    tables: Tables = field(default_factory=lambda: Tables(live=True))
     registry: Registry = field(default_factory=EmbeddedRegistry)
     writers: dict[str, Writers] = field(default_factory=dict)
     """Pipeline → what it knows of schema ids."""
@@ -50,18 +52,17 @@ class Wired:
 
 def wire(config: Config, names: Sequence[str], outbox: Outbox, keys: Keys) -> Wired:
     """The workloads of these pipelines and streams."""
-    tables = Tables()
     wired = Wired(registry=opened(config.registry))
     for name in names:
         if name in config.pipelines:
             writers = wired.writers[name] = Writers(registry=config.registry is not None)
-            pipeline = make_pipeline(config, name, keys, tables, writers)
+            pipeline = make_pipeline(config, name, keys, wired.tables, writers)
             desk = DeadLetterDesk(name, outbox, Sealer(keys))
             router = Router(name, config.kafka, pipeline, outbox, desk, SchemaIds(name, wired.registry, writers), keys)
             source = config.pipelines[name].source
             wired.workloads.append(Workload(name, [source], router.work, router.starts, router.outputs))
             for rule in config.pipelines[name].enrich:
-                wired.references[config.reference[rule.source].topic] = applier(tables, rule.source)
+                wired.references[config.reference[rule.source].topic] = applier(wired.tables, rule.source)
         else:
             workload, sink = _stream(config, name, outbox, keys)
             wired.workloads.append(workload)
@@ -83,10 +84,10 @@ async def register(config: Config, wired: Wired) -> None:
                 writers.learn(ids[version.number], version.schema)
 
 
-def applier(tables: Tables, table: str) -> Apply:
-    def apply(key: bytes | None, value: bytes | None) -> None:
-        if key is not None:
-            tables.apply(table, key, value)
+def applier(tables: Tables, name: str) -> Apply:
+    def apply(entries: Sequence[Entry]) -> None:
+        if ignored := tables.apply(name, entries):
+            metrics.IGNORED_ENTRIES.labels(name).inc(ignored)
 
     return apply
 

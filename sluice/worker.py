@@ -21,11 +21,13 @@ from sluice import __version__, crashes
 from sluice.config import Config
 from sluice.exits import Exit, UserError
 from sluice.keys import Source, keep, opened, source_of, unfit
+from sluice.loading import Loading
 from sluice.topics import remedy
 from sluice.wiring import Wired, needs, register, topic_specs, wire
 from stream import metrics
 from stream.app import GROUP_PREFIX, Worker
 from stream.assignment import flattened
+from stream.connection import KafkaConfig
 from stream.diagnosis import Unreachable
 from stream.outbox import Outbox, ProduceRefused
 from stream.permissions import Need, NotAllowed, Operation
@@ -80,16 +82,13 @@ async def _run_with(config: Config, names: Sequence[str], source: Source, stoppi
     outbox = Outbox(config.kafka, "sluice." + "+".join(names))
     wired = wire(config, names, outbox, source.keys)
     worker = Worker(wired.workloads, config.kafka, last_words=crashes.report)
-    reference = ReferenceReader(config.kafka, wired.references) if wired.references else None
-    caught_up = reference.caught_up.is_set if reference else lambda: True
-    status = StatusServer(
-        config.metrics.listen, lambda: worker.ready() and caught_up(), worker.live, worker.refresh_gauges
-    )
+    # A worker that still reads its references has not joined its groups, so it is not ready either.
+    status = StatusServer(config.metrics.listen, worker.ready, worker.live, worker.refresh_gauges)
     await status.start()
     try:
         async with _dependencies(config, names, outbox, wired, stopping):
             if not stopping.is_set():
-                await _work(worker, [lambda: keep(config, source)], reference, stopping)
+                await _work(worker, [lambda: keep(config, source)], config.kafka, wired, stopping)
     except BaseException as error:  # a WorkFailed is no Exception
         for one in flattened(error):
             if said := _for_the_user(one, config, names):
@@ -148,15 +147,15 @@ def _stop_on_signals() -> asyncio.Event:
 
 
 async def _work(
-    worker: Worker, background: Sequence[Background], reference: ReferenceReader | None, stopping: asyncio.Event
+    worker: Worker, background: Sequence[Background], kafka: KafkaConfig, wired: Wired, stopping: asyncio.Event
 ) -> None:
     """Run until `stopping` is set, with what has to be done beside the work, once the reference topics are caught up."""
     ending = asyncio.ensure_future(_stop_with(stopping, worker))
     try:
-        if reference is None:
-            await worker.run(background)
+        if wired.references:
+            await _work_with_references(worker, background, kafka, wired, stopping)
         else:
-            await _work_with(reference, worker, background, stopping)
+            await worker.run(background)
     finally:
         ending.cancel()
 
@@ -166,21 +165,17 @@ async def _stop_with(stopping: asyncio.Event, worker: Worker) -> None:
     worker.stop()
 
 
-async def _work_with(
-    reference: ReferenceReader, worker: Worker, background: Sequence[Background], stopping: asyncio.Event
+async def _work_with_references(
+    worker: Worker, background: Sequence[Background], kafka: KafkaConfig, wired: Wired, stopping: asyncio.Event
 ) -> None:
-    reading = asyncio.ensure_future(reference.run())
-    try:
-        waits = [asyncio.ensure_future(reference.caught_up.wait()), asyncio.ensure_future(stopping.wait()), reading]
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits[:2]:
-            wait.cancel()
+    began = time.monotonic()
+    async with ReferenceReader(kafka, wired.references) as reference:
+        with Loading() as progress:
+            await _unless(stopping, reference.catch_up(progress))
         if not stopping.is_set():
-            await worker.run([*background, lambda: reading])
-    finally:
-        reading.cancel()
-        with contextlib.suppress(asyncio.CancelledError, KafkaError):
-            await reading
+            held = ", ".join(f"{name} {size:,}" for name, size in wired.tables.sizes().items())
+            log.info("References are loaded in %.1f s: %s.", time.monotonic() - began, held)
+            await worker.run([*background, reference.follow])
 
 
 @contextlib.asynccontextmanager

@@ -49,6 +49,10 @@ UNKNOWN_REFERENCES = Counter(
 KEY_USES = Counter(
     "sluice_key_uses", "Values encrypted and records sealed, by key and version.", ["key", "id"], registry=REGISTRY
 )
+IGNORED_ENTRIES = Counter(
+    "sluice_ignored_entries", "Entries of a reference topic that are no JSON object or hold a field of the wrong type.",
+    ["reference"], registry=REGISTRY,
+)  # fmt: skip
 DELIVERY_SECONDS = Histogram(
     "sluice_delivery_seconds", "From the cut of a delivery to its acknowledgement.", ["stream"],
     buckets=SECONDS, registry=REGISTRY,

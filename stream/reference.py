@@ -1,66 +1,75 @@
 """Compacted topics held in memory by every worker: read from the beginning, then followed."""
 
-import asyncio
-import logging
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from stream.connection import KafkaConfig
+from stream.fetches import FETCH_BYTES, RESPONSE_BYTES
+from stream.records import Record
 
-log = logging.getLogger(__name__)
+MOST_RECORDS = 5000
+"""Taken in one turn of the event loop, which then stands still for some 20 ms."""
 
-Apply = Callable[[bytes | None, bytes | None], None]
-"""Takes key and value of one record, in the order of its partition; a value of None deletes. Raises nothing."""
+Apply = Callable[[Sequence[Record]], None]
+"""Takes records of one partition, in their order; a value of None deletes. Raises nothing."""
+Progress = Callable[[int, int], None]
+"""Is told how many offsets were read, of how many that were there at the start."""
 
 
 class ReferenceReader:
-    """Reads whole topics without a consumer group: every worker has every record."""
+    """Reads whole topics without a consumer group: every worker has every record. An async context manager."""
 
     def __init__(self, kafka: KafkaConfig, topics: Mapping[str, Apply]) -> None:
-        self._kafka = kafka
         self._topics = topics
-        self.caught_up = asyncio.Event()
-        """Set once everything that was there at the start has been applied."""
-
-    async def run(self) -> None:
-        """Read until cancelled. Raises KafkaError when the topics cannot be read."""
-        consumer = AIOKafkaConsumer(
-            **self._kafka.client_arguments(),
+        self._consumer = AIOKafkaConsumer(
+            **kafka.client_arguments(),
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level="read_committed",
-            max_partition_fetch_bytes=4 * 1024 * 1024,
+            max_partition_fetch_bytes=FETCH_BYTES,
+            fetch_max_bytes=RESPONSE_BYTES,
         )
-        await consumer.start()
-        try:
-            partitions = [
-                TopicPartition(topic, number)
-                for topic in self._topics
-                for number in await self._numbers(consumer, topic)
-            ]
-            consumer.assign(partitions)
-            ends = await consumer.end_offsets(partitions)
-            begins = await consumer.beginning_offsets(partitions)
-            waiting = {tp for tp in partitions if ends[tp] > begins[tp]}
-            while True:
-                if not waiting:
-                    self.caught_up.set()
-                for tp, records in (await consumer.getmany(timeout_ms=200, max_records=5000)).items():
-                    apply = self._topics[tp.topic]
-                    for record in records:
-                        apply(record.key, record.value)
-                for tp in list(waiting):  # by position: the last offsets may be markers or compacted away
-                    if await consumer.position(tp) >= ends[tp]:
-                        waiting.discard(tp)
-        finally:
-            await consumer.stop()
 
-    @staticmethod
-    async def _numbers(consumer: AIOKafkaConsumer, topic: str) -> list[int]:
-        await consumer._client._wait_on_metadata(topic)
-        numbers = consumer.partitions_for_topic(topic)
+    async def __aenter__(self) -> "ReferenceReader":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        with contextlib.suppress(KafkaError):
+            await self._consumer.stop()
+
+    async def catch_up(self, progress: Progress = lambda read, total: None) -> None:
+        """Return when everything that is there now has been applied. Raises KafkaError when the topics cannot be read."""
+        await self._consumer.start()
+        partitions = [TopicPartition(topic, number) for topic in self._topics for number in await self._numbers(topic)]
+        self._consumer.assign(partitions)
+        ends = await self._consumer.end_offsets(partitions)
+        begins = await self._consumer.beginning_offsets(partitions)
+        ahead = {tp: ends[tp] - begins[tp] for tp in partitions if ends[tp] > begins[tp]}
+        total = sum(ahead.values())
+        while ahead:
+            progress(total - sum(ahead.values()), total)
+            await self._take()
+            for tp in list(ahead):  # by position: the last offsets may be markers or compacted away
+                ahead[tp] = ends[tp] - await self._consumer.position(tp)
+                if ahead[tp] <= 0:
+                    del ahead[tp]
+
+    async def follow(self) -> None:
+        """Apply what comes from then on, until cancelled. Raises KafkaError."""
+        while True:
+            await self._take()
+
+    async def _take(self) -> None:
+        """Apply what has come, or wait for it a little."""
+        for tp, records in (await self._consumer.getmany(timeout_ms=200, max_records=MOST_RECORDS)).items():
+            self._topics[tp.topic](records)
+
+    async def _numbers(self, topic: str) -> list[int]:
+        await self._consumer._client._wait_on_metadata(topic)
+        numbers = self._consumer.partitions_for_topic(topic)
         if not numbers:
             raise KafkaError(f"the reference topic {topic} does not exist; make it with `sluice topics FILE`")
         return sorted(numbers)

@@ -162,7 +162,12 @@ class Topics:
 
     @staticmethod
     def _wanted(one: TopicSpec, counts: dict[str, int]) -> int:
-        """How many partitions a topic needs at least: those of the config, and those that its raw topic has."""
+        """How many partitions a topic needs at least: those of the config, and those that its raw topic has.
+
+        A compacted one keeps those it was made with, or an older and a newer entry of an id would lie in two, in no order.
+        """
+        if one.settings.get("cleanup.policy") == "compact" and one.name in counts:
+            return counts[one.name]
         return max(one.partitions, counts.get(one.follows or "", 0))
 
     async def _until_known(self, specs: Sequence[TopicSpec]) -> None:

@@ -2,7 +2,8 @@
 
 A candidate is a program of its own that takes `--brokers`, `--topic` and `--count`, works on that many records of that topic
 and writes one JSON line: `cpu_us_per_record` (all its threads), `records_per_second` (wall clock) and `peak_mb` (RSS).
-The other rows are of real workers (`workers.py`).
+The other rows are of real workers (`workers.py`), and of a process that loads a reference of ENTRIES endpoints, however many
+records the others work on.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from typing import NamedTuple
 
 import orjson
 
-from sluice.bench.load import load
+from sluice.bench.load import load, load_endpoints
 from sluice.bench.workers import WorkersFailed, latency, throughput
 from sluice.local_kafka import kafka
 
@@ -52,7 +53,9 @@ CANDIDATES: Mapping[str, Candidate] = {
 }  # fmt: skip
 WORKERS = {"workers-1": 1, "workers-2": 2, "workers-4": 4}
 LATENCY = "latency"
-NAMES = (*CANDIDATES, *WORKERS, LATENCY)
+REFERENCE = "reference"
+ENTRIES = 1_000_000
+NAMES = (*CANDIDATES, *WORKERS, LATENCY, REFERENCE)
 Rounds = dict[str, list[dict[str, float]]]
 """Name → its figures in each round."""
 
@@ -78,7 +81,7 @@ def run(
     progress: Callable[[str], None] = lambda text: None,
 ) -> Rounds:
     """Measure these (of NAMES) over `count` records. All candidates stand in each round, in turns forwards and backwards, so that
-    a machine that grows busier treats them alike; workers and latency are measured once, after that.
+    a machine that grows busier treats them alike; workers, latency and reference are measured once, after that.
 
     `mix` is one of `load.MIXES`. `progress` is
     told each step. The broker is a local one (or that of KAFKA_BROKERS, whose topics `bench-*` then stay). Blocks for
@@ -97,12 +100,22 @@ def run(
         for number in range(1, rounds + 1):
             for name in candidates if number % 2 else reversed(candidates):
                 progress(f"round {number} of {rounds}: {name}")
-                figures[name].append(_measure(name, brokers, topic, count))
+                candidate = CANDIDATES[name]
+                figures[name].append(_measure(name, candidate, brokers, topic, max(1, int(count * candidate.share))))
         try:
             figures |= _of_workers([name for name in NAMES if name in names], brokers, count, progress)
         except WorkersFailed as error:
             raise BenchFailed(str(error)) from None
+        if REFERENCE in names:
+            figures[REFERENCE] = [_of_reference(brokers, f"{topic}-endpoints", progress)]
     return figures
+
+
+def _of_reference(brokers: str, topic: str, progress: Callable[[str], None]) -> dict[str, float]:
+    progress(f"{REFERENCE}: writing {ENTRIES:,} endpoints")
+    asyncio.run(load_endpoints(brokers, topic, ENTRIES))
+    progress(f"{REFERENCE}: loading {ENTRIES:,} endpoints")
+    return _measure(REFERENCE, Candidate("sluice.bench.reference"), brokers, topic, ENTRIES)
 
 
 def _of_workers(names: Iterable[str], brokers: str, count: int, progress: Callable[[str], None]) -> Rounds:
@@ -137,10 +150,9 @@ def ratios(figures: Rounds) -> dict[str, Ratio]:
     return found
 
 
-def _measure(name: str, brokers: str, topic: str, count: int) -> dict[str, float]:
-    candidate = CANDIDATES[name]
+def _measure(name: str, candidate: Candidate, brokers: str, topic: str, count: int) -> dict[str, float]:
     command = [sys.executable, "-m", candidate.module, "--brokers", brokers, "--topic", topic]
-    command += ["--count", str(max(1, int(count * candidate.share))), *candidate.more]
+    command += ["--count", str(count), *candidate.more]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT, check=False)  # noqa: S603  ours
     except subprocess.TimeoutExpired as late:

@@ -1,13 +1,16 @@
 """Puts the benchmark's input and output topics on a cluster."""
 
 import itertools
+import random
 from collections.abc import Iterable, Mapping
 
+import orjson
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import for_code
 
-from sluice.devices import MIX, Fleet, Kind
+from sluice.devices import MIX, Fleet, Kind, Message
 from sluice.generate import to_topic
+from sluice.platform_events import draw_thing
 
 PARTITIONS = 4
 MIXES: Mapping[str, Mapping[Kind, float]] = {"devices": MIX, "transactions": {"transaction": 1.0}}
@@ -32,3 +35,13 @@ async def load(brokers: str, topic: str, count: int, mix: str = "devices") -> No
     """Make the topic and fill it with `count` records of 200 devices, the same in each run, none odd. Raises KafkaError."""
     await make_topics(brokers, [topic])
     await to_topic(itertools.islice(Fleet(seed=1, devices=200, mix=MIXES[mix]).events(), count), topic, brokers)
+
+
+async def load_endpoints(brokers: str, topic: str, count: int) -> None:
+    """Make a reference topic and fill it with `count` endpoints, the same in each run. Raises KafkaError."""
+    await make_topics(brokers, [topic])
+    draw = random.Random(1)  # noqa: S311  a simulation
+    things = (draw_thing(draw, number) for number in range(count))
+    await to_topic(
+        (Message(0, one.key, orjson.dumps(one.endpoint), "platform", None) for one in things), topic, brokers
+    )

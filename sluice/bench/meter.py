@@ -23,8 +23,8 @@ class Meter:
         if self._wall is None:
             self._wall, self._cpu = time.perf_counter(), time.process_time()
 
-    def report(self) -> None:
-        """Call once, when the last record is acknowledged: writes one JSON line to stdout."""
+    def report(self, **more: float) -> None:
+        """Call once, when the last record is acknowledged: writes one JSON line to stdout, with `more` figures."""
         assert self._wall is not None
         cpu, wall = time.process_time() - self._cpu, time.perf_counter() - self._wall
         kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -32,6 +32,7 @@ class Meter:
             "cpu_us_per_record": round(cpu / self.count * 1e6, 2),
             "records_per_second": round(self.count / wall),
             "peak_mb": round(kilobytes / 1024, 1),
+            **more,
         }
         out = sys.__stdout__  # Faust's worker puts its log in place of sys.stdout
         assert out is not None

@@ -7,7 +7,7 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from sluice.bench import CANDIDATES, LATENCY, NAMES, WORKERS, BenchFailed, Rounds, medians, ratios, run
+from sluice.bench import CANDIDATES, LATENCY, NAMES, REFERENCE, WORKERS, BenchFailed, Rounds, medians, ratios, run
 from sluice.exits import Exit, UserError
 
 
@@ -39,7 +39,8 @@ def _table(figures: Rounds, title: str) -> Table:
             ratio = compared[name]
             against = f"{ratio.median:.2f} × {CANDIDATES[name].baseline} ({ratio.lowest:.2f}-{ratio.highest:.2f})"
         rate, peak = f"{one['records_per_second']:,.0f}", f"{one['peak_mb']:.0f}"
-        table.add_row(name, f"{one['cpu_us_per_record']:.1f}", against, rate, peak)
+        title = f"{name} ({one['records']:,.0f} endpoints)" if name == REFERENCE else name
+        table.add_row(title, f"{one['cpu_us_per_record']:.1f}", against, rate, peak)
     return table
 
 
@@ -55,5 +56,11 @@ def _remarks(figures: dict[str, dict[str, float]]) -> list[str]:
             f"latency: raw to routed at {one['records_per_second']:,.0f} records/s, half of what comes through one worker with "
             "sender, broker and reader on the same machine: "
             f"p50 {one['p50_ms']:.1f} ms, p99 {one['p99_ms']:.1f} ms."
+        )
+    if REFERENCE in figures:
+        one = figures[REFERENCE]
+        remarks.append(
+            f"reference: a router's process that reads {one['records']:,.0f} endpoints from Kafka: {one['seconds']:.1f} s, "
+            f"{one['peak_mb']:.0f} MB at most, with the program itself."
         )
     return remarks

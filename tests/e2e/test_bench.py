@@ -47,6 +47,19 @@ def test_real_workers_are_measured_and_latency_at_half_load(kafka: str, monkeypa
     assert 0 <= figures["latency"]["p50_ms"] <= figures["latency"]["p99_ms"] < 60_000
 
 
+def test_a_reference_is_as_large_as_ever_however_few_records_the_others_work_on(
+    kafka: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert bench.ENTRIES == 1_000_000
+    monkeypatch.setenv("KAFKA_BROKERS", kafka)
+    monkeypatch.setattr(bench, "ENTRIES", 20_000)
+    (figures,) = bench.run(["reference"], 1000)["reference"]
+    assert figures["records"] == 20_000
+    assert 0 < figures["seconds"] < 60
+    assert figures["records_per_second"] == pytest.approx(20_000 / figures["seconds"], rel=0.2)
+    assert 50 < figures["peak_mb"] < 300
+
+
 def test_a_candidate_without_figures_is_named(kafka: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAFKA_BROKERS", kafka)
     monkeypatch.setattr(bench, "CANDIDATES", {"router": Candidate("sluice.bench.none_such")})

@@ -59,7 +59,8 @@ def states(said: str) -> dict[str, str]:
     return {line[1]: line[2].rstrip(":") for line in lines}
 
 
-async def test_topics_are_made_once_compared_and_grown(kafka: str, name: str, sluice: Sluice) -> None:
+async def test_topics_are_made_once_compared_and_grown(kafka: str, name: str, sluice: Sluice, tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
     code, said = sluice("topics", "--compare")
     wanted = [f"raw.{name}", *(f"{name}.{route}" for route in ("success", "unmatched", "dlq")), f"raw.{name}.endpoints"]
     assert (code, states(said)) == (1, dict.fromkeys(wanted, "missing"))
@@ -78,6 +79,12 @@ async def test_topics_are_made_once_compared_and_grown(kafka: str, name: str, sl
         assert sluice("topics")[0] == 0
         described = await admin.describe_topics([f"{name}.{route}" for route in ("success", "unmatched", "dlq")])
         assert [len(one["partitions"]) for one in described] == [5, 5, 5]
+        file.write_text(file.read_text().replace("partitions: 3", "partitions: 6"))
+        assert sluice("topics")[0] == sluice("topics", "--compare")[0] == 0
+        described = await admin.describe_topics([f"raw.{name}", f"{name}.success", f"raw.{name}.endpoints"])
+        counts = {one["topic"]: len(one["partitions"]) for one in described}
+        # Entries of one id stay in one partition.
+        assert counts == {f"raw.{name}": 6, f"{name}.success": 6, f"raw.{name}.endpoints": 3}
     finally:
         await admin.close()
 

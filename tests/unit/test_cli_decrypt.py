@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from pipeline.config import PipelineConfig
-from pipeline.enrichment import Tables
 from pipeline.pipeline import Pipeline
+from pipeline.references import Tables
 from sluice import decrypt
 from sluice.config import Config, load
 from sluice.exits import Exit, UserError

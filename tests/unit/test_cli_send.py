@@ -84,3 +84,17 @@ def test_a_container_is_checked_up_to_what_cannot_be_read(workshop: Config) -> N
     assert said.startswith("2 of 2 records would be refused")
     assert "record 2: card-field-missing at .transaction.cc" in said
     assert "record 3: wrong-type at .detail" in said
+
+
+@pytest.mark.parametrize("on_missing", ["wait", "dead-letter"])
+def test_which_ids_references_know_is_not_asked_of_a_producer(
+    workshop: Config, tmp_path: Path, on_missing: str
+) -> None:
+    settings = workshop.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    settings["reference"] = {"endpoints": {"topic": "ref.endpoints"}}
+    join = {"by": ".endpoint.id", "from": "endpoints", "into": ".endpoint", "on_missing": on_missing}
+    settings["pipelines"]["events"]["enrich"] = [join]
+    config = Config.model_validate(settings)
+    said = refused(config, lines(transaction() | {"endpoint": {"id": 7}}, transaction(cc={}) | {"endpoint": {"id": 7}}))
+    assert said.startswith("1 of 2 records would be refused")
+    assert "record 2: card-field-missing" in said

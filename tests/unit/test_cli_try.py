@@ -165,6 +165,40 @@ def test_references_fill_in_what_records_lack(streamer: Config, tmp_path: Path) 
     assert [line["route"] for line in lines] == ["success"] * 3
 
 
+def test_an_entry_that_a_worker_would_ignore_is_named_and_ignored(
+    streamer: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "endpoints.jsonl"
+    file.write_text('{"id": 7, "name": "Meter 7"}\n{"id": 7, "name": 4111111111111111}\n')
+    (line,) = attempt(streamer, b'{"endpoint":{"id":7}}', "events", f"endpoints={file}")
+    assert line["value"]["endpoint"]["name"] == "Meter 7"
+    said = capsys.readouterr().err
+    assert f"{file}, line 2 holds a field of the wrong type and is ignored" in said
+    assert "4111" not in said
+
+
+@pytest.mark.parametrize("on_missing", ["wait", "dead-letter"])
+def test_an_id_that_the_reference_lacks_is_a_dead_letter_at_once(
+    tmp_path: Path, workshop: Config, on_missing: str
+) -> None:
+    join = {"by": ".endpoint.id", "from": "endpoints", "into": ".endpoint", "on_missing": on_missing}
+    pipeline = {"from": "raw.events", "schema": "event", "enrich": [join]}
+    config = Config.model_validate(
+        {
+            "kafka": {"brokers": ["localhost:9092"]},
+            "reference": {"endpoints": {"topic": "ref.endpoints"}, "sims": {"topic": "ref.sims"}},
+            "pipelines": {"events": pipeline},
+        }
+    )
+    for name in ("endpoints", "sims"):  # the pipeline asks only one of them
+        (tmp_path / name).write_text('{"id": 7, "name": "Meter 7"}\n')
+    files = [f"{name}={tmp_path / name}" for name in ("endpoints", "sims")]
+    known, unknown = attempt(config, b'{"endpoint":{"id":7}}\n{"endpoint":{"id":8}}\n', "events", *files)
+    assert known["value"]["endpoint"]["name"] == "Meter 7"
+    assert unknown["error"] == {"reason": "reference-missing", "path": ".endpoint.id"}
+    assert refused(unknown) == "reference-missing"
+
+
 @pytest.mark.parametrize("line", ["[]", '{"name": "x"}', "{", '{"id": true}', '{"id": {}}'])
 def test_a_reference_that_is_none_is_named_with_its_line(streamer: Config, tmp_path: Path, line: str) -> None:
     file = tmp_path / "endpoints.jsonl"

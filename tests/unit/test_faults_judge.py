@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from pipeline.dead_letters import Sealer, letter_headers
-from pipeline.enrichment import Tables
+from pipeline.references import Tables
 from sluice.config import load
 from sluice.demo.configuration import write_keys
 from sluice.keys import loaded

@@ -64,6 +64,15 @@ def test_what_is_so_passes(tmp_path: Path, test: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("test", "said"),
     [
+        (
+            {
+                "input": {"event": "x", "endpoint": {"id": 5}},
+                "reference": {"endpoints": [{"id": 5, "name": "gate"}, {"id": 5, "name": 6}]},
+                "route": "unmatched",
+                "value": {"event": "x", "endpoint": {"id": 5, "name": "gate"}},
+            },
+            ["tests[0]: reference.endpoints[1] holds a field of the wrong type, and a worker would ignore it"],
+        ),
         ({"input": SOLD, "route": "unmatched"}, ["tests[0]: it takes the route sold, not unmatched"]),
         (
             {"input": {"id": "x", "event": "y"}, "route": "sold"},

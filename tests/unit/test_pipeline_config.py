@@ -206,6 +206,36 @@ def test_routes_may_depend_on_ids_that_are_looked_up(path: str) -> None:
     assert PipelineConfig.model_validate({"from": "r", "schema": "event", "enrich": JOINS, "routes": routes})
 
 
+def test_a_rule_of_enrich_says_what_becomes_of_unknown_ids() -> None:
+    join = JOINS[0]
+    taken = [
+        PipelineConfig.model_validate({"from": "r", "schema": "event", "enrich": [{**join, **more}]}).enrich[0]
+        for more in ({}, {"on_missing": None}, {"on_missing": "wait"}, {"on_missing": "wait", "wait_seconds": 5})
+    ]
+    assert [(one.mode, one.on_missing, one.wait_seconds) for one in taken] == [
+        ("fill", "null", 60),
+        ("fill", "null", 60),
+        ("fill", "wait", 60),
+        ("fill", "wait", 5),
+    ]
+    found = problems(
+        enrich=[
+            {**join, "on_missing": "skip", "mode": "replace"},
+            {**join, "wait_seconds": 5, "on_missing": "dead-letter"},
+            {**join, "on_missing": "wait", "wait_seconds": 0},
+            {**join, "on_missing": "wait", "wait_seconds": 86_400},
+        ]
+    )
+    assert list(found) == [
+        "enrich.0.mode",
+        "enrich.0.on_missing",
+        "enrich.1.wait_seconds",
+        "enrich.2.wait_seconds",
+        "enrich.3.wait_seconds",
+    ]
+    assert "on_missing: wait" in found["enrich.1.wait_seconds"]
+
+
 def test_routes_cannot_look_at_what_is_dropped() -> None:
     found = problems(drop=[".device"], routes={"success": [{"field": ".device.name", "op": "exists"}]})
     assert list(found) == ["routes.success.0.field"]

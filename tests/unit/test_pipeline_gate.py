@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import PipelineConfig
-from pipeline.enrichment import Tables
 from pipeline.gate import Gate, card_numbers
 from pipeline.keys import Key, Keys
 from pipeline.pipeline import Pipeline, Processed
+from pipeline.references import Tables
 from schemas.codec import Codec
 from schemas.subjects import load
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from pipeline.config import PipelineConfig
 from pipeline.dead_letters import Sealer, letter_headers, unseal
 from pipeline.encryption import DecryptionFailed, decrypt_field
-from pipeline.enrichment import Tables
 from pipeline.keys import Key, Keys, UnknownKey
 from pipeline.pipeline import Pipeline, Processed
+from pipeline.references import Tables
 from schemas.refused import REASONS, Refused
 
 FIELDS = ("cc_number", "cc_exp", "cc_cvv", "cc_zip", "cc_name")

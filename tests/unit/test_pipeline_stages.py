@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipeline.config import PipelineConfig
-from pipeline.enrichment import Tables
 from pipeline.keys import Key, Keys
 from pipeline.pipeline import Pipeline, Processed
+from pipeline.references import Tables
 
 KEY = Key("names", "1", bytes(range(32)))
 

@@ -35,8 +35,15 @@ def test_every_stage_and_operator_is_named() -> None:
     assert {op for op in get_args(Operator) if f"`{op}`" not in PAGE} == set()
 
 
+def test_the_references_of_the_page(tmp_path: Path) -> None:
+    references, _, _ = BLOCKS
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"kafka": {"brokers": ["localhost:9092"]}, **references}))
+    endpoints, operators = load(tmp_path / "config.yaml").pipelines["usage"].enrich
+    assert (endpoints.on_missing, operators.mode) == ("wait", "overwrite")
+
+
 def test_the_routes_and_tests_of_the_page(tmp_path: Path) -> None:
-    routes, tests = BLOCKS
+    _, routes, tests = BLOCKS
     checked(**routes)
     pipelines = {"events": {"from": "raw", "schema": "event", "routes": routes["routes"]}}
     config = {"kafka": {"brokers": ["localhost:9092"]}, "pipelines": pipelines, **tests}
