@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.text import Text
 
 from pipeline.config import PipelineConfig
-from pipeline.paths import Names, parse, text
+from pipeline.paths import Names, text
 from pipeline.pipeline import Pipeline
 from schemas.masking import Mask, without_numbers
-from schemas.subjects import load
 from sluice.config import Config
 from sluice.trial import Line, lines, pipeline_of, prepared
+from sluice.wiring import make_mask
 
 STAGES = ("enrich", "drop", "keep", "set_", "rename", "redact", "sample", "deduplicate", "routes", "encrypt", "gate")
 _NONE: dict[str, Any] = {
@@ -47,8 +47,7 @@ def run(config: Config, name: str, source: BinaryIO, references: Sequence[str]) 
     console = Console(highlight=False, soft_wrap=True)
     used = [stage for stage in STAGES if getattr(settings, stage) != _NONE[stage]]
     ways = [make(_until(settings, used[:count])) for count in range(len(used) + 1)]
-    hidden = [rule.field for rule in settings.encrypt] + [rule.field for rule in settings.redact]
-    mask = Mask(load(settings.subject).fields, map(parse, hidden))
+    mask = make_mask(settings)
     for line in lines(source, config.kafka.max_message_bytes):
         console.print(Text(f"record {line.offset + 1}", "bold"))
         before = _way(ways[0], line, mask)

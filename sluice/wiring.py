@@ -12,13 +12,16 @@ from agents.delivery import Forwarder
 from agents.router import Router
 from agents.s3_batcher import ChainedS3
 from agents.schema_ids import SchemaIds
+from pipeline.config import PipelineConfig
 from pipeline.dead_letters import Sealer
 from pipeline.keys import Keys
 from pipeline.matching import compile_conditions
+from pipeline.paths import parse
 from pipeline.pipeline import Pipeline
 from pipeline.references import Entry, Tables
 from schemas.codec import Codec
 from schemas.json_2019 import json_2019
+from schemas.masking import Mask
 from schemas.refused import Refused
 from schemas.registry import EmbeddedRegistry, Registry, opened, subject_name
 from schemas.subjects import Subject, load
@@ -123,6 +126,12 @@ def make_sink(config: Config, name: str) -> S3Sink | KinesisSink | HttpSink:
         return KinesisSink(stream.kinesis, name)
     assert stream.http is not None, "StreamConfig has exactly one destination"
     return HttpSink(stream.http, name)
+
+
+def make_mask(pipeline: PipelineConfig) -> Mask:
+    """Hides what the schema of a pipeline's records marks, and what the pipeline encrypts or redacts."""
+    hidden = [*(rule.field for rule in pipeline.encrypt), *(rule.field for rule in pipeline.redact)]
+    return Mask(load(pipeline.subject).fields, map(parse, hidden))
 
 
 def make_project(config: Config, stream: StreamConfig) -> Project | None:

@@ -25,7 +25,7 @@ from sluice.dlq.originals import originals
 from sluice.dlq.showing import not_there
 from sluice.dlq.ways import Again, Destination, RawTopic, Way
 from sluice.exits import Exit, UserError
-from sluice.keys import loaded
+from sluice.keys import to_decrypt
 from stream.outbox import Outbox, Packed, ProduceRefused
 from stream.permissions import Need, NotAllowed, Operation
 from stream.windows import looking
@@ -68,7 +68,7 @@ async def _run(config: Config, name: str, choice: Choice, again: bool, confirmed
             sys.stdout.write(f"no dead letters of {name} to retry\n")
             return Exit.FAILED if missing else Exit.DONE
         await see_allowed(config, _needs(config, name, found))
-        keys = loaded(config, []) if found.empty < len(found.ids) else Keys.none()
+        keys = to_decrypt(config) if found.empty < len(found.ids) else Keys.none()
         where = config.pipelines[name].source if name in config.pipelines else f"the destination of {name}"
         if not confirmed and sys.stdin.isatty() and not click.confirm(f"Send {count:,} to {where}?", err=True):
             raise UserError("nothing was retried", Exit.FAILED)

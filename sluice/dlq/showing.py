@@ -7,15 +7,14 @@ from collections.abc import Iterator
 from pipeline.ciphers import DecryptionFailed
 from pipeline.dead_letters import Letter, unseal
 from pipeline.keys import Keys, UnknownKey
-from pipeline.paths import parse
 from schemas.masking import Mask, visible, without_numbers
-from schemas.subjects import load
 from sluice import logs, moments
 from sluice.config import Config
 from sluice.dlq.letters import Choice, DeadLetter, opened
 from sluice.dlq.listing import why
 from sluice.exits import Exit, UserError
-from sluice.keys import loaded
+from sluice.keys import to_decrypt
+from sluice.wiring import make_mask
 
 
 def run(config: Config, name: str, choice: Choice) -> None:
@@ -31,8 +30,9 @@ async def _run(config: Config, name: str, choice: Choice) -> None:
     wrong: dict[str, Exit] = {}
     async with opened(config, name, choice) as letters:
         found = await letters.find()
-        keys = loaded(config, []) if found.empty < len(found.ids) else Keys.none()
-        mask = mask_of(config, name)
+        keys = to_decrypt(config) if found.empty < len(found.ids) else Keys.none()
+        writer = name if name in config.pipelines else config.routed_topics()[config.streams[name].topics[0]]
+        mask = make_mask(config.pipelines[writer])
         async for letter in letters.once(found, again=True):
             try:
                 held = unseal(letter.record.value, keys) if letter.record.value is not None else None
@@ -52,14 +52,6 @@ async def _run(config: Config, name: str, choice: Choice) -> None:
 def not_there(topic: str, ids: list[str]) -> str:
     """That letters with these ids are not, or no longer, on the topic."""
     return f"not on {topic}: {', '.join(ids)}; `sluice dlq list FILE NAME --each` prints those that are"
-
-
-def mask_of(config: Config, name: str) -> Mask:
-    """Hides what the schema of a pipeline's or stream's records marks, and what the pipeline encrypts or redacts."""
-    writer = name if name in config.pipelines else config.routed_topics()[config.streams[name].topics[0]]
-    pipeline = config.pipelines[writer]
-    secret = [*(rule.field for rule in pipeline.encrypt), *(rule.field for rule in pipeline.redact)]
-    return Mask(load(pipeline.subject).fields, map(parse, secret))
 
 
 def lines(letter: DeadLetter, held: Letter | None, mask: Mask, *, retried: bool) -> Iterator[str]:
