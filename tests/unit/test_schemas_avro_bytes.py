@@ -17,7 +17,7 @@ SCHEMA = fastavro.parse_schema(
         "name": "t.R",
         "fields": [
             {"name": "flag", "type": "boolean"},
-            {"name": "number", "type": ["null", "long", {"type": "int", "logicalType": "x"}]},
+            {"name": "number", "type": ["null", "long"]},
             {"name": "text", "type": ["null", "string"]},
             {"name": "raw", "type": "bytes"},
             {"name": "kind", "type": {"type": "enum", "name": "E", "symbols": ["A", "B", "C"]}},
@@ -75,7 +75,7 @@ def test_whatever_a_writer_writes_fits(value: Any) -> None:
 @settings(max_examples=500, deadline=None)
 @given(records, st.data())
 def test_what_fits_after_damage_is_what_a_writer_would_have_written(value: Any, data: st.DataObject) -> None:
-    """Lists aside, which may be written in several ways; there are none in this schema."""
+    """Lists and unions of two kinds of number aside, which may be written in several ways; there are none in this schema."""
     damaged = bytearray(written(value))
     for _ in range(data.draw(st.integers(1, 3))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
