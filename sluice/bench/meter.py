@@ -2,10 +2,12 @@
 
 import argparse
 import gc
+import re
 import resource
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import orjson
 
@@ -27,7 +29,7 @@ class Meter:
         """Call once, when the last record is acknowledged: writes one JSON line to stdout, with `more` figures."""
         assert self._wall is not None
         cpu, wall = time.process_time() - self._cpu, time.perf_counter() - self._wall
-        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        kilobytes = _peak_kilobytes()
         figures = {
             "cpu_us_per_record": round(cpu / self.count * 1e6, 2),
             "records_per_second": round(self.count / wall),
@@ -38,6 +40,15 @@ class Meter:
         assert out is not None
         out.write(orjson.dumps(figures).decode() + "\n")
         out.flush()
+
+
+def _peak_kilobytes() -> int:
+    """The most memory that this program has had resident. What getrusage says may be that of the process which started it."""
+    try:
+        found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    except OSError:
+        found = None
+    return int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def arguments(description: str | None, given: Sequence[str] | None = None) -> argparse.Namespace:
