@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pipeline.conditions import Condition
+from pipeline.conditions import Condition, family_of
 
 _ABSENT = {"is_null"}
 """Operators that a value which anything else compares with never meets."""
@@ -69,9 +69,9 @@ def _meets(value: Any, other: Condition) -> bool:
     if op in ("equal", "in"):
         return any(_same(value, one) for one in (wanted if isinstance(wanted, list) else [wanted]))
     if op == "not_equal":
-        return _family(value) == _family(wanted) and not _same(value, wanted)
+        return family_of(value) == family_of(wanted) and not _same(value, wanted)
     if op in ("greater", "greater_or_equal", "less", "less_or_equal"):
-        if _family(value) != _family(wanted):
+        if family_of(value) != family_of(wanted):
             return False
         reached = {"greater": value > wanted, "greater_or_equal": value >= wanted, "less": value < wanted}
         return bool(reached.get(op or "", value <= wanted))
@@ -79,11 +79,7 @@ def _meets(value: Any, other: Condition) -> bool:
 
 
 def _same(one: Any, other: Any) -> bool:
-    return _family(one) == _family(other) and bool(one == other)
-
-
-def _family(value: Any) -> type:
-    return bool if isinstance(value, bool) else str if isinstance(value, str) else float
+    return family_of(one) == family_of(other) and bool(one == other)
 
 
 def _words(one: Condition) -> str:

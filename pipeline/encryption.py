@@ -53,14 +53,12 @@ class Encryption:
             else:
                 together[rule.algorithm, rule.key].append(field)
         self._clear = self._clearing(rules, record)
+        self.removed = 0
+        """How many values the last call removed that producers had put where rules put vectors, key ids and search tokens."""
         self._blocks: list[tuple[list[_Field], Key, Encrypt]] = [
             (fields, keys.active(name), encryption(cast(BlockAlgorithm, algorithm), keys.active(name)))
             for (algorithm, name), fields in together.items()
         ]
-
-    def clear_added_fields(self, records: Sequence[Any]) -> int:
-        """Remove what a producer has put where rules put vectors, key ids and search tokens; return how many values that were."""
-        return sum(clear(filter(None, self._parents[owner](records))) for owner, clear in self._clear.items())
 
     def __call__(self, records: Sequence[Any], routes: Sequence[str]) -> list[tuple[int, Refused]]:
         """Encrypt the fields of these records in place; `routes` names the route of each.
@@ -73,6 +71,7 @@ class Encryption:
         """
         refused: dict[int, Refused] = {}
         parents = {path: _Owners(gather(records), routes) for path, gather in self._parents.items()}
+        self.removed = sum(clear(parents[owner].held) for owner, clear in self._clear.items())
         for fields, key, encrypt in self._blocks:
             taken = [field.take(parents, routes, refused) for field in fields]
             ciphertexts, vectors = encrypt(list(itertools.chain.from_iterable([one.plains for one in taken])))

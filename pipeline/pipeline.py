@@ -242,9 +242,9 @@ class Pipeline:
     def _encrypt(
         self, positions: Sequence[int], batch: list[Any], routes: list[str], done: Processed
     ) -> tuple[Sequence[int], list[Any], list[str]]:
-        if removed := self._encryption.clear_added_fields(batch):
-            done.drift["unknown-field"] += removed
         refused = self._encryption(batch, routes)
+        if self._encryption.removed:
+            done.drift["unknown-field"] += self._encryption.removed
         if not refused:
             return positions, batch, routes
         gone = dict(refused)

@@ -1,7 +1,5 @@
 """Redact: texts that keep their place and lose their meaning: a mask, a keyed hash, the last four."""
 
-import hashlib
-import hmac
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +9,7 @@ from pipeline.config import HASH, RedactRule
 from pipeline.keys import Keys
 from pipeline.paths import Loads, resolve
 from pipeline.shaping import Shape, compile_shape
+from pipeline.tokens import SearchTokens
 
 MASK = "***"
 SHORT = 8
@@ -40,14 +39,8 @@ def _redacted(rule: RedactRule, keys: Keys) -> Callable[[str], str]:
         return lambda text: MASK
     if rule.by == "last4":
         return _last4
-    begun = hmac.new(keys.demand(rule.key or "", HASH).material, digestmod=hashlib.sha256)
-
-    def hashed(text: str) -> str:
-        one = begun.copy()
-        one.update(text.encode())
-        return one.hexdigest()
-
-    return hashed
+    hashes = SearchTokens(keys.demand(rule.key or "", HASH))
+    return lambda text: hashes.one(text.encode())
 
 
 def _last4(text: str) -> str:

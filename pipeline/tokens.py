@@ -92,9 +92,10 @@ class SearchTokens:
 
     def of(self, plains: Sequence[bytes]) -> list[str]:
         """A token of 64 characters for each value."""
-        return [self._one(plain) for plain in plains]
+        return [self.one(plain) for plain in plains]
 
-    def _one(self, plain: bytes) -> str:
+    def one(self, plain: bytes) -> str:
+        """The token of one value."""
         hashed = self._begun.copy()
         hashed.update(plain)
         return hashed.hexdigest()
