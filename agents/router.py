@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from typing import NamedTuple
 
 from aiokafka import TopicPartition
@@ -24,20 +25,24 @@ from stream.commits import Committed
 from stream.connection import KafkaConfig
 from stream.notes import Note, parsed
 from stream.offsets import Span
-from stream.outbox import Outbox, Packed
+from stream.outbox import Outbox
 from stream.outputs import Outputs
 from stream.reader import ID_HEADER, OWN_HEADERS, PLAN_HEADER
-from stream.records import Record, RecordBatch
+from stream.records import Headers, Record, RecordBatch
 from stream.starting import NoOffset
 
 log = logging.getLogger(__name__)
 
-USUAL_HEADERS = 2
+PIECE_RECORDS = 400
+"""So many are worked on at a time: what they become on the way stays in the processor's cache, and heartbeats, commits and
+acknowledgements do not have to wait for a whole batch. Fewer would pay more for what is done once for all of them."""
+OWN = 2
+"""How many headers a record gets."""
 COUNTERPART_SECONDS = 5.0
 
 
 class _Outgoing(NamedTuple):
-    """What a batch led to, ready to be sent."""
+    """What a batch led to, to be sent."""
 
     routed: dict[str, list[BatchBuilder]]
     letters: list[tuple[Record, Refused]]
@@ -81,7 +86,7 @@ class Router:
         self._topics = {route: f"{name}.{route}" for route in pipeline.routes}
         self._last_epochs: dict[TopicPartition, int] = {}
         self._turn = asyncio.Lock()
-        """One batch of all partitions in a turn of the event loop: heartbeats, commits and acknowledgements come in between."""
+        """One piece of all partitions in a turn of the event loop: heartbeats, commits and acknowledgements come in between."""
 
     @property
     def outputs(self) -> list[str]:
@@ -113,9 +118,9 @@ class Router:
                 if not await until_usable(self._keys, partition.pause):
                     return
                 span = partition.begin(batch.end)
-                while not isinstance(outgoing := await self._in_turn(batch, plan), _Outgoing):
-                    if not await self._wait(partition, outgoing):
-                        return
+                outgoing = await self._process(partition, batch, plan)
+                if outgoing is None:
+                    return
                 del batch  # what is packed takes its place in memory
                 if sending is not None:
                     await sending
@@ -148,6 +153,24 @@ class Router:
             log.info("%s: %s/%d begins under epoch %d.", self._name, partition.topic, partition.number, epoch)
         return note, f"{epoch}.{self._plan_hash}".encode()
 
+    async def _process(self, partition: Partition, batch: RecordBatch, plan: bytes) -> _Outgoing | None:
+        """What a batch leads to. None when the partition was given away while something was waited for."""
+        outgoing = _Outgoing({}, [], batch.bytes, batch.records[0].timestamp)
+        for start in range(0, len(batch), PIECE_RECORDS):
+            piece = batch.records[start : start + PIECE_RECORDS]
+            while lacking := await self._in_turn(batch, piece, plan, outgoing):
+                if not await self._wait(partition, lacking):
+                    return None
+        return outgoing
+
+    async def _in_turn(
+        self, batch: RecordBatch, piece: Sequence[Record], plan: bytes, outgoing: _Outgoing
+    ) -> _Lacking | None:
+        async with self._turn:
+            lacking = self._add(batch, piece, plan, outgoing)
+            await asyncio.sleep(0)
+        return lacking
+
     async def _wait(self, partition: Partition, lacking: _Lacking) -> bool:
         """Until what a batch lacks is there or given up. False when the partition was given away meanwhile."""
         if lacking.schemas:
@@ -156,39 +179,36 @@ class Router:
             there = await reference_ids.wait(self._name, partition, lacking.entries)
         return there and await until_usable(self._keys, partition.pause)  # keys may have reached their limit meanwhile
 
-    async def _in_turn(self, batch: RecordBatch, plan: bytes) -> _Outgoing | _Lacking:
-        async with self._turn:
-            outgoing = self._outgoing(batch, plan)
-            await asyncio.sleep(0)
-        return outgoing
-
-    def _outgoing(self, batch: RecordBatch, plan: bytes) -> _Outgoing | _Lacking:
-        """Process a batch, pack what is routed, and add to its dead letters those that fit no topic. Or what it has to wait for
-        first."""
-        processed = self._pipeline.process(batch.records, batch.partition)
+    def _add(self, batch: RecordBatch, piece: Sequence[Record], plan: bytes, outgoing: _Outgoing) -> _Lacking | None:
+        """Process a piece of a batch, pack what is routed behind what is there, and add its dead letters and what fits no topic.
+        Or say what it has to wait for first, and add nothing."""
+        processed = self._pipeline.process(piece, batch.partition)
         if self._pipeline.writers.wanted or processed.awaited:
             return _Lacking(frozenset(self._pipeline.writers.wanted), processed.awaited)
-        self._count(batch, processed)
-        origin = b"%s/%d/%%d" % (batch.topic.encode(), batch.partition)
-        largest = self._outbox.max_record_bytes // 2
-        records, plan_header = batch.records, (PLAN_HEADER, plan)
-        letters = [(records[position], refused) for position, refused in processed.dead]
-        routed: dict[str, list[Packed]] = {route: [] for route in self._topics}
-        for position, route, value in zip(processed.positions, processed.routes, processed.values, strict=True):
-            record = records[position]
-            headers: list[tuple[str, bytes]] = [(ID_HEADER, origin % record.offset), plan_header]
-            if record.headers:
-                others = [one for one in record.headers if not one[0].startswith(OWN_HEADERS)]
-                if len(others) < len(record.headers):
-                    others += retry_headers(record.headers, batch.topic, batch.partition)
-                headers = others + headers
-            size = len(value) + len(record.key or b"")
-            if (size > largest or len(headers) > USUAL_HEADERS) and not self._outbox.fits(record.key, value, headers):
-                letters.append((record, Refused("too-large", "")))
-                continue
-            routed[route].append((record.timestamp, record.key, value, headers))
-        batches = {route: self._outbox.pack(packed) for route, packed in routed.items() if packed}
-        return _Outgoing(batches, letters, batch.bytes, records[0].timestamp)
+        self._count(len(piece), processed)
+        outgoing.letters.extend((piece[position], refused) for position, refused in processed.dead)
+        records = [piece[position] for position in processed.positions]
+        keys = [record.key for record in records]
+        headers = _headers(batch, records, plan)
+        routes = processed.routes
+        for late in self._too_large(keys, processed.values, headers):
+            outgoing.letters.append((records[late], Refused("too-large", "")))
+            routes[late] = ""
+        packed = list(zip([record.timestamp for record in records], keys, processed.values, headers, strict=True))
+        for route in self._topics:
+            if some := list(compress(packed, [taken == route for taken in routes])):
+                outgoing.routed[route] = self._outbox.pack(some, outgoing.routed.get(route, ()))
+        return None
+
+    def _too_large(
+        self, keys: Sequence[bytes | None], values: Sequence[bytes], headers: Sequence[Headers]
+    ) -> list[int]:
+        """Which records fit no topic."""
+        longest = max(map(len, values), default=0) + max(map(len, filter(None, keys)), default=0)
+        if longest <= self._outbox.max_record_bytes // 2 and max(map(len, headers), default=0) <= OWN:
+            return []  # mostly one look at them all is enough
+        fits = map(self._outbox.fits, keys, values, headers)
+        return [at for at, one in enumerate(fits) if not one]
 
     async def _send(self, partition: Partition, span: Span, outgoing: _Outgoing, note: str) -> None:
         await self._dead_letters.send(partition.topic, partition.number, outgoing.letters, stage="pipeline")
@@ -201,8 +221,8 @@ class Router:
         age = time.time() - outgoing.oldest / 1000
         metrics.END_TO_END_SECONDS.labels(self._name).observe(max(0.0, age))
 
-    def _count(self, batch: RecordBatch, processed: Processed) -> None:
-        metrics.RECORDS_IN.labels(self._name).inc(len(batch))
+    def _count(self, records: int, processed: Processed) -> None:
+        metrics.RECORDS_IN.labels(self._name).inc(records)
         for kind, count in processed.drift.items():
             metrics.DRIFT.labels(self._name, kind).inc(count)
         for reference, count in processed.unknown.items():
@@ -213,3 +233,16 @@ class Router:
             metrics.CARDS_IN_CLEAR.labels(self._name).inc(processed.cards)
         if processed.unlike:
             metrics.UNLIKE.labels(self._name).inc(processed.unlike)
+
+
+def _headers(batch: RecordBatch, records: Sequence[Record], plan: bytes) -> list[list[tuple[str, bytes]]]:
+    """Of each record of a batch: what came with it, then its `sluice-id` and `sluice-plan`."""
+    origin, plan_header = b"%s/%d/%%d" % (batch.topic.encode(), batch.partition), (PLAN_HEADER, plan)
+    headers = [[(ID_HEADER, origin % record.offset), plan_header] for record in records]
+    for at, record in enumerate(records):
+        if record.headers:
+            others = [one for one in record.headers if not one[0].startswith(OWN_HEADERS)]
+            if len(others) < len(record.headers):
+                others += retry_headers(record.headers, batch.topic, batch.partition)
+            headers[at] = others + headers[at]
+    return headers

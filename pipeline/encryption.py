@@ -287,12 +287,8 @@ def _gather(location: Location) -> Gather:
     for name in above[:-1]:
         source = f"({source}.{name} or UNKNOWN)"
     lines = ["def gather(records):", f"    return [{source}.{above[-1]} for r in records]"]
-    gather: Gather = compiled("gather", lines, {"UNKNOWN": _Nothing()})
+    nothing = type(
+        "Nothing", (), dict.fromkeys(above, UNSET)
+    )()  # for an object that is not there: its fields are absent
+    gather: Gather = compiled("gather", lines, {"UNKNOWN": nothing})
     return gather
-
-
-class _Nothing:
-    """Stands for an object that is not there: all its fields are absent."""
-
-    def __getattr__(self, name: str) -> Any:
-        return UNSET

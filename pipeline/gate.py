@@ -5,86 +5,25 @@ marks as another kind of number (imei, imsi, iccid, msisdn, ids) is left alone, 
 UUIDs, hashes in hex, and the digits behind a decimal point.
 """
 
-import itertools
 import re
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 
+from pipeline.card_search import CardSearch, Found
 from pipeline.paths import Loads, Location, Names, compiled, resolve, text
-from schemas.cards import ISSUED, SHORTEST, is_card_number, passes_luhn
 from schemas.fields import Field
 from stream.reader import OWN_HEADERS
 from stream.records import Record
 
-_SHAPES = bytes(48 if 48 <= byte <= 57 else 45 if byte in b" -" else 120 for byte in range(256))
-"""Every digit is 0, a space or a dash is -, everything else is x."""
-_RUN, _GROUPS = b"0" * SHORTEST, b"0000-0000"
-_PLAIN = re.compile(ISSUED + rb"(?![0-9])")
-_GROUPED = tuple(
-    re.compile(rb"(?<![0-9])" + groups + rb"(?![0-9])")
-    for groups in (
-        rb"[0-9]{4}([ -])[0-9]{4}\1[0-9]{4}\1[0-9]{1,7}",
-        rb"[0-9]{4}([ -])[0-9]{4}\1[0-9]{4}\1[0-9]{4}\1[0-9]{1,3}",
-        rb"[0-9]{4}([ -])[0-9]{6}\1[0-9]{4,5}",
-    )
-)
-_ESCAPE, _ESCAPED, _ESCAPE_BYTES = b"\\u00", re.compile(rb"\\u00[0-9a-fA-F]{2}"), 6
-"""How control characters stand in JSON. Their digits are none of a number that follows them, as it does in a card's track."""
-_UUID_BYTES = 36
-_UUID = re.compile(rb"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
-_HEX = re.compile(rb"(?=[0-9]*[A-Fa-f][0-9]*[A-Fa-f])[0-9A-Fa-f]{24,}")
-"""Of a hash or an id in hex: longer than a number with a letter before it, and with more than one letter in it."""
-_WORD = re.compile(rb"[0-9A-Za-z]*")
 _KINDS = frozenset({"imei", "imsi", "iccid", "msisdn"})
 _OF_A_KIND = re.compile(rb'"[A-Za-z_]*(?:imei|imsi|iccid|msisdn)[A-Za-z_]*":"?\Z', re.IGNORECASE)
 _IN_A_FIELD = re.compile(rb'":"?\Z')
 _NAME_BYTES = 64
 _NO_SEPARATORS = str.maketrans("", "", " -")
-_ZERO, _POINT = ord("0"), ord(".")
 
 Values = Callable[[Any], tuple[Any, ...]]
-
-
-def card_numbers(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """The card numbers in a text or in JSON: where each begins, and its digits without separators."""
-    if _ESCAPE in content:
-        content = _ESCAPED.sub(b"x" * _ESCAPE_BYTES, content)
-    shapes = content.translate(_SHAPES)
-    at = shapes.find(_RUN)
-    while at >= 0:
-        match = _PLAIN.match(content, at)
-        if match and passes_luhn(match[0]) and not _goes_on(content, shapes, at) and not _is_hexadecimal(content, at):
-            yield at, match[0]
-        at = shapes.find(_RUN, at + SHORTEST)
-    at = shapes.find(_GROUPS)
-    while at >= 0:
-        for grouped in _GROUPED:
-            match = grouped.match(content, at)
-            digits = match[0].translate(None, b" -") if match else b""
-            if is_card_number(digits) and not _is_in_a_uuid(content, at):
-                yield at, digits
-        at = shapes.find(_GROUPS, at + 1)
-
-
-def _goes_on(content: bytes, shapes: bytes, at: int) -> bool:
-    """Whether digits go on from others before them, or from the decimal point of a number."""
-    return at > 0 and (shapes[at - 1] == _ZERO or (content[at - 1] == _POINT and at > 1 and shapes[at - 2] == _ZERO))
-
-
-def _is_hexadecimal(content: bytes, at: int) -> bool:
-    """Whether the word around is a hash, or an id in hex."""
-    before = _WORD.match(content[max(0, at - 2 * _UUID_BYTES) : at][::-1])
-    start = at - len(before[0] if before else b"")
-    word = _WORD.match(content, start)
-    return word is not None and _HEX.fullmatch(word[0]) is not None
-
-
-def _is_in_a_uuid(content: bytes, at: int) -> bool:
-    start = max(0, at - _UUID_BYTES)
-    return any(one.start() <= at < one.end() for one in _UUID.finditer(content, start, at + 2 * _UUID_BYTES))
 
 
 class Gate:
@@ -102,6 +41,7 @@ class Gate:
         self._kinds = _values(kinds)
         self._ids = _values(ids)
         self._hidden = _values([resolve(path, record) for path in hidden])
+        self._search = CardSearch()
 
     def __call__(self, raw: Sequence[Record], batch: Sequence[Any], values: Sequence[bytes]) -> dict[int, str]:
         """Which records of a batch hold a card number in clear, and the path of the field; "" if it is in the key, or in a header
@@ -109,39 +49,27 @@ class Gate:
 
         `raw`, `batch` and `values` go together: the record as it came, as it is now, and as JSON.
         """
-        everybody = range(len(batch))
-        found = self._among(values, batch, everybody)
-        headers = [
-            (b"%s %s" % (name.encode(), value or b""), at)
-            for at, record in enumerate(raw)
-            for name, value in record.headers
-            if not name.startswith(OWN_HEADERS)
-        ]
-        beside = self._among([record.key or b"" for record in raw], batch, everybody)
-        beside |= self._among([header for header, _ in headers], batch, [at for _, at in headers])
-        return dict.fromkeys(beside, "") | {at: self._place(batch[at], digits) for at, digits in found.items()}
-
-    def _among(self, texts: Sequence[bytes], batch: Sequence[Any], owners: Sequence[int]) -> dict[int, str]:
-        """Which records are owners of a text that holds a card number, and a number of each."""
+        texts, owners = [*values, *(record.key or b"" for record in raw)], [*range(len(batch))] * 2
+        for at, record in enumerate(raw):
+            if record.headers:
+                beside = [one for one in record.headers if not one[0].startswith(OWN_HEADERS)]
+                texts += [b"%s %s" % (name.encode(), value or b"") for name, value in beside]
+                owners += [at] * len(beside)
         found: dict[int, str] = {}
-        joined = b"\n".join(texts)  # one look at them all: mostly there is nothing
-        ends: list[int] = []
-        for at, number in card_numbers(joined):
-            ends = ends or list(itertools.accumulate(len(text) + 1 for text in texts))
-            place = bisect_right(ends, at)
-            owner, digits = owners[place], number.decode()
-            if owner not in found and not self._is_another_kind(joined, at, digits, texts[place], batch[owner]):
-                found[owner] = digits
+        for one in self._search(texts):
+            owner = owners[one.text]
+            if owner not in found and not self._is_another_kind(one, texts[one.text], batch[owner]):
+                found[owner] = self._place(batch[owner], one.digits.decode()) if one.text < len(values) else ""
         return found
 
-    def _is_another_kind(self, joined: bytes, at: int, digits: str, whole: bytes, record: Any) -> bool:
-        before = joined[max(0, at - _NAME_BYTES) : at]
+    def _is_another_kind(self, card: Found, whole: bytes, record: Any) -> bool:
+        before, digits = whole[max(0, card.at - _NAME_BYTES) : card.at], card.digits.decode()
         if _OF_A_KIND.search(before) or digits in map(str, self._kinds(record)):
             return True
         if any(digits in one for one in self._hidden(record) if isinstance(one, str)):
             return True
         # An id is one where it stands as a value of its own: in its field, or as the whole key.
-        alone = whole == digits.encode() or _IN_A_FIELD.search(before) is not None
+        alone = whole == card.digits or _IN_A_FIELD.search(before) is not None
         return alone and digits in map(str, self._ids(record))
 
     def _place(self, record: Any, digits: str) -> str:

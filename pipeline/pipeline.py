@@ -150,7 +150,7 @@ class Pipeline:
         while not self._decode_fast(decoding, batch):
             position = len(batch) + len(done.dead)
             try:
-                batch.append(self._codec.decode(values[position]))
+                batch.append(self._codec.decode_slowly(values[position]))
             except Refused as refused:
                 done.dead.append((position, self._explained(refused)))
         self._codec.settle(batch)

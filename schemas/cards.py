@@ -2,7 +2,7 @@
 
 import re
 
-SHORTEST = 13
+SHORTEST, LONGEST = 13, 19
 ISSUED = (
     rb"(?:4(?:[0-9]{12}|[0-9]{15}|[0-9]{18})"  # Visa
     rb"|(?:5[1-5][0-9]{2}|222[1-9]|22[3-9][0-9]|2[3-6][0-9]{2}|27[01][0-9]|2720)[0-9]{12}"  # Mastercard
@@ -19,11 +19,15 @@ _DOUBLED = bytes((2 * (byte - 48) - 9 * (byte > 52)) if 48 <= byte <= 57 else 0 
 
 def is_card_number(digits: bytes) -> bool:
     """Whether these digits, and nothing else among them, may be the number of a card."""
-    return _ISSUED.fullmatch(digits) is not None and passes_luhn(digits)
+    return is_issued(digits) and passes_luhn(digits)
+
+
+def is_issued(digits: bytes) -> bool:
+    """Whether an issuer's numbers begin like these digits and are as long."""
+    return _ISSUED.fullmatch(digits) is not None
 
 
 def passes_luhn(digits: bytes) -> bool:
     """Whether the last of these digits is the one that Luhn's check asks for."""
-    backwards = digits[::-1]
-    odd = backwards[::2]
-    return (sum(odd) - 48 * len(odd) + sum(backwards[1::2].translate(_DOUBLED))) % 10 == 0
+    simple = digits[-1::-2]
+    return (sum(simple) - 48 * len(simple) + sum(digits[-2::-2].translate(_DOUBLED))) % 10 == 0

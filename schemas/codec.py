@@ -62,12 +62,16 @@ class Codec:
 
         In Avro null and absent are the same: null fields are left out. Raises Refused, never anything else.
         """
-        if value is None:
-            raise Refused("null-value")
         with suppress(*UNTAKEN):
-            record = self.decode_fast(value)
+            record = self.decode_fast(value)  # type: ignore[arg-type]  # it does not take None
             self.settle([record])
             return record
+        return self.decode_slowly(value)
+
+    def decode_slowly(self, value: bytes | None) -> Any:
+        """The same for a record that `decode_fast` did not take."""
+        if value is None:
+            raise Refused("null-value")
         return self.from_avro(self._avro(value)) if value[:1] == b"\0" else self._normalise(_json(value))
 
     def from_avro(self, record: dict[str, Any]) -> Any:

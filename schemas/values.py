@@ -28,18 +28,15 @@ def open_fault(value: Any, depth: int) -> Literal["", "too-deep", "wrong-type"]:
         return "" if _holds(value) else "wrong-type"
     if depth >= MAX_DEPTH:
         return "too-deep"
-    kinds = set(map(type, value))  # one pass in C says that there is nothing to look at in most objects
-    if kinds <= _HARMLESS:
-        return ""
     for item in value:
-        kind = type(item)
+        kind = item.__class__
+        if kind in _HARMLESS:
+            continue
         if kind is int:
             if not LONG_MIN <= item <= LONG_MAX:
                 return "wrong-type"
-        elif kind not in _HARMLESS:
-            fault = open_fault(item, depth + 1)
-            if fault:
-                return fault
+        elif fault := open_fault(item, depth + 1):
+            return fault
     return ""
 
 

@@ -107,12 +107,12 @@ class Outbox:
                 CLOSE_SECONDS,
             )
 
-    def pack(self, records: Iterable[Packed]) -> list[BatchBuilder]:
-        """Records, in order, as batches to send. Each record must fit (`fits`)."""
+    def pack(self, records: Iterable[Packed], behind: Sequence[BatchBuilder] = ()) -> list[BatchBuilder]:
+        """Records, in order, as batches to send: these with the records behind them. Each record must fit (`fits`)."""
         producer = self._started
-        builder = producer.create_batch()
-        batches = [builder]
-        append, count = builder._builder.append, 0
+        batches = [*behind] or [producer.create_batch()]
+        builder = batches[-1]
+        append, count = builder._builder.append, builder._relative_offset
         for timestamp, key, value, headers in records:
             # Without the public method's own checks and copies, which cost as much as the append itself.
             if append(count, timestamp, key, value, headers) is None:

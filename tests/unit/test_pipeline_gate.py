@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.card_search import CardSearch
 from pipeline.config import PipelineConfig
-from pipeline.gate import Gate, card_numbers
+from pipeline.gate import Gate
 from pipeline.keys import Key, Keys
 from pipeline.pipeline import Pipeline, Processed
 from pipeline.references import Tables
@@ -44,7 +45,7 @@ def luhn(digits: str) -> bool:
 
 
 def found(text: str) -> list[str]:
-    return [digits.decode() for _, digits in card_numbers(text.encode())]
+    return [one.digits.decode() for one in CardSearch()([text.encode()])]
 
 
 @pytest.mark.parametrize("card", CARDS)
