@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import orjson
 
 from sluice import platform_events
-from sluice.platform_events import OPERATORS, draw_uuid
+from sluice.platform_events import OPERATORS, USER, draw_uuid
 
 Kind = Literal["access", "transaction", "bootup", "platform", "usage"]
 Oddity = Literal[
@@ -109,12 +109,13 @@ class Fleet:
         self._devices = [_draw_device(draw, number) for number in range(devices)]
 
     def references(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """What the reference topics `endpoints`, `sims`, `imsis` and `operators` hold: for each its objects by id as text."""
+        """What the topics of `endpoints`, `sims`, `imsis`, `operators` and `users` hold: for each its objects by id as text."""
         tables: dict[str, list[dict[str, Any]]] = {
             "endpoints": [thing.endpoint for thing in self._things],
             "sims": [thing.sim for thing in self._things],
             "imsis": [thing.imsi for thing in self._things],
             "operators": list(OPERATORS),
+            "users": [USER],
         }
         return {name: {str(row["id"]): row for row in rows} for name, rows in tables.items()}
 

@@ -28,7 +28,7 @@ _ORGANISATIONS = (
     {"id": 4732, "name": "Zweite GmbH"},
     {"id": 12345, "name": "Example, Inc."},
 )
-_USER = {"id": 913, "name": "Zoë Müller", "username": "zoe@example.com"}
+USER = {"id": 913, "name": "Zoë Müller", "username": "zoe@example.com"}
 _SOURCES = (
     {"id": 0, "description": "Network"},
     {"id": 1, "description": "Policy Control"},
@@ -126,7 +126,7 @@ def event(draw: random.Random, number: int, thing: Thing, now: float) -> tuple[b
         return thing.key, record | {"endpoint": None, "sim": None, "imsi": None}
     record |= _subject(draw, thing) if "subject" in has else {"endpoint": None, "sim": None, "imsi": None}
     if "user" in has:
-        record["user"] = _USER
+        record["user"] = USER if draw.random() < 0.5 else {"id": USER["id"]}
     if detail := _detail(draw, has, thing, now):
         record["detail"] = detail
     return thing.key, record

@@ -34,14 +34,23 @@ class Candidate(NamedTuple):
     """The candidate that does the same by hand."""
     share: float = 1.0
     more: tuple[str, ...] = ()
+    mix: str = "devices"
+    """What its input is: one of `load.MIXES`."""
 
 
 CANDIDATES: Mapping[str, Candidate] = {
     "router": Candidate("sluice.bench.router", "aiokafka"),
     "stock-faust": Candidate("sluice.bench.stock_faust", "aiokafka", share=0.1),
     "aiokafka": Candidate("sluice.bench.bare_aiokafka"),
+    "data-streamer": Candidate(
+        "sluice.bench.router", "aiokafka-joins", more=("--pipeline", "data-streamer"), mix="platform"
+    ),
+    "aiokafka-joins": Candidate("sluice.bench.bare_aiokafka", more=("--pipeline", "data-streamer"), mix="platform"),
     "consume-only": Candidate("sluice.bench.consume_only", "aiokafka-consume"),
     "aiokafka-consume": Candidate("sluice.bench.bare_consumer"),
+    "gate": Candidate("sluice.bench.stages", share=0.2, more=("--what", "gate")),
+    "cfb-field": Candidate("sluice.bench.stages", more=("--what", "cfb")),
+    "gcm-field": Candidate("sluice.bench.stages", more=("--what", "gcm")),
     **{
         f"{what}-{subject}": Candidate(
             "sluice.bench.codecs", f"orjson-{subject}" if what != "orjson" else None, share,
@@ -77,15 +86,13 @@ def run(
     count: int = 300_000,
     *,
     rounds: int = 3,
-    mix: str = "devices",
     progress: Callable[[str], None] = lambda text: None,
 ) -> Rounds:
     """Measure these (of NAMES) over `count` records. All candidates stand in each round, in turns forwards and backwards, so that
     a machine that grows busier treats them alike; workers, latency and reference are measured once, after that.
 
-    `mix` is one of `load.MIXES`. `progress` is
-    told each step. The broker is a local one (or that of KAFKA_BROKERS, whose topics `bench-*` then stay). Blocks for
-    minutes. Raises BenchFailed, Missing, BrokerFailed, KafkaError; ValueError for a name that is unknown.
+    `progress` is told each step. The broker is a local one (or that of KAFKA_BROKERS, whose topics `bench-*` then stay). Blocks
+    for minutes. Raises BenchFailed, Missing, BrokerFailed, KafkaError; ValueError for a name that is unknown.
     """
     if unknown := [name for name in names if name not in NAMES]:
         raise ValueError(f"nothing is called {', '.join(unknown)}: there are {', '.join(NAMES)}")
@@ -94,14 +101,15 @@ def run(
     directory = tempfile.TemporaryDirectory(prefix="sluice-bench-")
     with directory as path, kafka(Path(path) / "kafka", optimise=True) as brokers:
         topic = Path(path).name.removeprefix("sluice-")
-        if candidates:
-            progress(f"loading {count} records")
-            asyncio.run(load(brokers, topic, count, mix))
+        for mix in dict.fromkeys(CANDIDATES[name].mix for name in candidates):
+            progress(f"loading {count} records ({mix})")
+            asyncio.run(load(brokers, f"{topic}-{mix}", count, mix))
         for number in range(1, rounds + 1):
             for name in candidates if number % 2 else reversed(candidates):
                 progress(f"round {number} of {rounds}: {name}")
                 candidate = CANDIDATES[name]
-                figures[name].append(_measure(name, candidate, brokers, topic, max(1, int(count * candidate.share))))
+                share = max(1, int(count * candidate.share))
+                figures[name].append(_measure(name, candidate, brokers, f"{topic}-{candidate.mix}", share))
         try:
             figures |= _of_workers([name for name in NAMES if name in names], brokers, count, progress)
         except WorkersFailed as error:

@@ -1,25 +1,35 @@
 """The work without any framework: what an expert would write on aiokafka for speed, and what the router is measured against.
 
-Partition and order are kept, offsets are committed up to what is acknowledged. It has no enrichment, schema, headers,
-dead letters or metrics, and one bad record ends it.
+Partition and order are kept, offsets are committed up to what is acknowledged. It has no schema, card gate, headers, dead letters
+or metrics, and one bad record ends it.
 """
 
 import asyncio
 import os
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import ConsumerRecord
 
+from sluice.bench.joins import join_batch, read_references
 from sluice.bench.load import make_topics
 from sluice.bench.meter import Meter, arguments, tune_gc
 from sluice.bench.work import ROUTES, transform_batch
 
+Work = Callable[[list[bytes]], Sequence[tuple[int, dict[str, Any]]]]
+"""Makes of the values of a batch the records that go out, in order, each with the index of its route."""
 
-async def run(brokers: str, topic: str, count: int) -> None:
+
+async def run(brokers: str, topic: str, count: int, pipeline: str) -> None:
     """Work on the first `count` records of `topic`, and report."""
+    work: Work = transform_batch
+    if pipeline == "data-streamer":
+        work = partial(join_batch, references=await read_references(brokers, topic))
     outputs = [f"{topic}.aiokafka.{route}" for route in ROUTES]
     await make_topics(brokers, outputs)
     consumer = AIOKafkaConsumer(
@@ -53,7 +63,7 @@ async def run(brokers: str, topic: str, count: int) -> None:
             meter.first_record()
             await slots.acquire()
             sent = []
-            for route, batch in _batches(producer, records):
+            for route, batch in _batches(producer, records, work):
                 batch.close()
                 sent.append(await producer.send_batch(batch, outputs[route], partition=partition.partition))
             task = asyncio.create_task(settle(partition, records[-1].offset + 1, sent))
@@ -71,12 +81,14 @@ async def run(brokers: str, topic: str, count: int) -> None:
     await producer.stop()
 
 
-def _batches(producer: AIOKafkaProducer, records: list[ConsumerRecord[bytes, bytes]]) -> list[tuple[int, BatchBuilder]]:
+def _batches(
+    producer: AIOKafkaProducer, records: list[ConsumerRecord[bytes, bytes]], work: Work
+) -> list[tuple[int, BatchBuilder]]:
     """The records as they go out, by route, in order; a new batch where one is full."""
     full: list[tuple[int, BatchBuilder]] = []
     current: list[BatchBuilder | None] = [None] * len(ROUTES)
     dumps = orjson.dumps
-    for record, (route, result) in zip(records, transform_batch([record.value for record in records]), strict=True):
+    for record, (route, result) in zip(records, work([record.value for record in records]), strict=True):
         value, batch = dumps(result), current[route]
         if batch is None:
             batch = current[route] = producer.create_batch()
@@ -88,5 +100,5 @@ def _batches(producer: AIOKafkaProducer, records: list[ConsumerRecord[bytes, byt
 
 
 if __name__ == "__main__":
-    _given = arguments(__doc__)
-    asyncio.run(run(_given.brokers, _given.topic, _given.count))
+    _given = arguments(__doc__, pipeline=("workshop", "data-streamer"))
+    asyncio.run(run(_given.brokers, _given.topic, _given.count, _given.pipeline))

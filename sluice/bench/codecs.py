@@ -3,7 +3,6 @@
 In batches of 1000, as a router does it; records of simulated devices, the same in each run. No broker is asked.
 """
 
-import argparse
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -87,8 +86,5 @@ def run(what: str, subject: str, count: int) -> None:
 
 
 if __name__ == "__main__":
-    _parser = argparse.ArgumentParser(add_help=False)
-    _parser.add_argument("--what", choices=WORK, required=True)
-    _parser.add_argument("--subject", choices=("event", "usage"), required=True)
-    _own, _rest = _parser.parse_known_args()
-    run(_own.what, _own.subject, arguments(__doc__, _rest).count)
+    _given = arguments(__doc__, what=tuple(WORK), subject=("event", "usage"))
+    run(_given.what, _given.subject, _given.count)

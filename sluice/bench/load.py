@@ -8,12 +8,17 @@ import orjson
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import for_code
 
+from sluice.bench.joins import reference_topics
 from sluice.devices import MIX, Fleet, Kind, Message
-from sluice.generate import to_topic
+from sluice.generate import references_to_topics, to_topic
 from sluice.platform_events import draw_thing
 
 PARTITIONS = 4
-MIXES: Mapping[str, Mapping[Kind, float]] = {"devices": MIX, "transactions": {"transaction": 1.0}}
+MIXES: Mapping[str, Mapping[Kind, float]] = {
+    "devices": MIX,
+    "transactions": {"transaction": 1.0},
+    "platform": {"platform": 1.0},
+}
 _ALONE = {"min.insync.replicas": "1"}
 _EXISTS = 36
 
@@ -32,9 +37,12 @@ async def make_topics(brokers: str, names: Iterable[str]) -> None:
 
 
 async def load(brokers: str, topic: str, count: int, mix: str = "devices") -> None:
-    """Make the topic and fill it with `count` records of 200 devices, the same in each run, none odd. Raises KafkaError."""
-    await make_topics(brokers, [topic])
-    await to_topic(itertools.islice(Fleet(seed=1, devices=200, mix=MIXES[mix]).events(), count), topic, brokers)
+    """Make the topic and fill it with `count` records of 200 devices, the same in each run, none odd; beside it the references
+    that know what records name by id alone (`joins.reference_topics`). Raises KafkaError."""
+    fleet, beside = Fleet(seed=1, devices=200, mix=MIXES[mix]), reference_topics(topic)
+    await make_topics(brokers, [topic, *beside.values()])
+    await references_to_topics(fleet.references(), beside, brokers)
+    await to_topic(itertools.islice(fleet.events(), count), topic, brokers)
 
 
 async def load_endpoints(brokers: str, topic: str, count: int) -> None:

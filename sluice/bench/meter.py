@@ -28,18 +28,21 @@ class Meter:
     def report(self, **more: float) -> None:
         """Call once, when the last record is acknowledged: writes one JSON line to stdout, with `more` figures."""
         assert self._wall is not None
-        cpu, wall = time.process_time() - self._cpu, time.perf_counter() - self._wall
-        kilobytes = _peak_kilobytes()
-        figures = {
-            "cpu_us_per_record": round(cpu / self.count * 1e6, 2),
-            "records_per_second": round(self.count / wall),
-            "peak_mb": round(kilobytes / 1024, 1),
-            **more,
-        }
-        out = sys.__stdout__  # Faust's worker puts its log in place of sys.stdout
-        assert out is not None
-        out.write(orjson.dumps(figures).decode() + "\n")
-        out.flush()
+        report(self.count, time.process_time() - self._cpu, time.perf_counter() - self._wall, **more)
+
+
+def report(count: int, cpu: float, wall: float, **more: float) -> None:
+    """Write what `count` records cost, in seconds, as one JSON line to stdout, with `more` figures."""
+    figures = {
+        "cpu_us_per_record": round(cpu / count * 1e6, 2),
+        "records_per_second": round(count / wall),
+        "peak_mb": round(_peak_kilobytes() / 1024, 1),
+        **more,
+    }
+    out = sys.__stdout__  # Faust's worker puts its log in place of sys.stdout
+    assert out is not None
+    out.write(orjson.dumps(figures).decode() + "\n")
+    out.flush()
 
 
 def _peak_kilobytes() -> int:
@@ -51,13 +54,16 @@ def _peak_kilobytes() -> int:
     return int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def arguments(description: str | None, given: Sequence[str] | None = None) -> argparse.Namespace:
-    """`--brokers`, `--topic` and `--count` of a candidate that is run as a program; `given` in place of its command line."""
+def arguments(description: str | None, **choices: Sequence[str]) -> argparse.Namespace:
+    """`--brokers`, `--topic` and `--count` of a candidate that is run as a program, and an option for each of the `choices`, the
+    first of which stands where none is given."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--brokers", required=True, help="host:port, comma-separated")
     parser.add_argument("--topic", required=True, help="where the input is; outputs are TOPIC.NAME.ROUTE")
     parser.add_argument("--count", required=True, type=int, help="how many records to work on")
-    return parser.parse_args(given)
+    for name, possible in choices.items():
+        parser.add_argument(f"--{name}", choices=possible, default=possible[0])
+    return parser.parse_args()
 
 
 def tune_gc() -> None:

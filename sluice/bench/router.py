@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.pipeline import Pipeline, Processed
+from sluice.bench.joins import DROPPED, JOINS, reference_topics
 from sluice.bench.load import PARTITIONS
 from sluice.bench.meter import Meter, arguments, tune_gc
 from sluice.bench.work import FIELDS
@@ -19,9 +20,29 @@ from stream import metrics
 from stream.app import Worker
 from stream.outbox import Outbox
 from stream.records import Record
+from stream.reference import ReferenceReader
 from stream.topics import Topics
 
 NAME = "router"
+
+
+def data_streamer(brokers: str, topic: str, name: str, keys: Path) -> dict[str, Any]:
+    """A config with the pipeline of the data-streamer: four joins, and cards dropped."""
+    beside = reference_topics(topic)
+    return {
+        "kafka": {"brokers": brokers.split(","), "partitions": PARTITIONS, "replication": 1},
+        "metrics": {"listen": "127.0.0.1:0"},
+        "keys": {"provider": "file", "path": str(keys)},
+        "reference": {table: {"topic": source} for table, source in beside.items()},
+        "pipelines": {
+            name: {
+                "from": topic,
+                "schema": "event",
+                "enrich": [{"by": f".{one}.id", "from": table, "into": f".{one}"} for one, table in JOINS.items()],
+                "drop": [f".{field}" for field in DROPPED],
+            }
+        },
+    }
 
 
 def settings(brokers: str, topic: str, name: str, keys: Path) -> dict[str, Any]:
@@ -61,15 +82,22 @@ def make_keys(folder: Path) -> Path:
     return keys
 
 
-async def run(brokers: str, topic: str, count: int) -> None:
+PIPELINES = {"workshop": settings, "data-streamer": data_streamer}
+
+
+async def run(brokers: str, topic: str, count: int, pipeline: str) -> None:
     """Work on the first `count` records of `topic`, and report."""
     with tempfile.TemporaryDirectory() as folder:
         name = f"{topic}-{NAME}-{os.getpid()}"
-        config = Config.model_validate(settings(brokers, topic, name, make_keys(Path(folder))))
+        config = Config.model_validate(PIPELINES[pipeline](brokers, topic, name, make_keys(Path(folder))))
+        there = {topic, *reference_topics(topic).values()}
         async with Topics(config.kafka) as topics:
-            await topics.create([one for one in topic_specs(config) if one.name != topic])
+            await topics.create([one for one in topic_specs(config) if one.name not in there])
         outbox = Outbox(config.kafka, NAME)
         wired = wire(config, [name], outbox, loaded(config))
+    if wired.references:
+        async with ReferenceReader(config.kafka, wired.references) as reader:
+            await reader.catch_up()
     await outbox.start()
     worker, meter = Worker(wired.workloads, config.kafka), Meter(count)
     _start_with_the_first_batch(meter)
@@ -103,5 +131,5 @@ def _routed(name: str) -> int:
 
 
 if __name__ == "__main__":
-    _given = arguments(__doc__)
-    asyncio.run(run(_given.brokers, _given.topic, _given.count))
+    _given = arguments(__doc__, pipeline=tuple(PIPELINES))
+    asyncio.run(run(_given.brokers, _given.topic, _given.count, _given.pipeline))

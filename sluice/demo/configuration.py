@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 RAW_EVENTS, RAW_USAGE = "raw.events", "raw.usage"
-REFERENCES = {name: f"ref.{name}" for name in ("endpoints", "sims", "imsis", "operators")}
+REFERENCES = {name: f"ref.{name}" for name in ("endpoints", "sims", "imsis", "operators", "users")}
 CARD_FIELDS = ("cc_number", "cc_exp", "cc_cvv", "cc_name", "cc_zip")
 BUCKETS = ("financial-transactions", "financial-all", "usage")
 KINESIS_STREAM = "events"

@@ -33,7 +33,7 @@ def test_the_baselines_are_measured_in_one_run(kafka: str, monkeypatch: pytest.M
         "round 2 of 2: aiokafka",
         "round 2 of 2: stock-faust",
     ]
-    assert steps == ["loading 20000 records", *turns]
+    assert steps == ["loading 20000 records (devices)", *turns]
 
 
 def test_real_workers_are_measured_and_latency_at_half_load(kafka: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,8 +93,10 @@ async def test_every_record_is_delivered_by_the_time_it_is_reported(
     assert all(sum(ends) > 100 for ends in outputs)
 
 
-@pytest.mark.parametrize("name", [name for name in CANDIDATES if name.startswith(("codec-", "orjson-", "fastavro-"))])
-def test_the_codecs_report(name: str) -> None:
+@pytest.mark.parametrize(
+    "name", [name for name, one in CANDIDATES.items() if one.module.endswith((".codecs", ".stages"))]
+)
+def test_those_without_a_broker_report(name: str) -> None:
     candidate = CANDIDATES[name]
     command = [
         sys.executable,
@@ -109,6 +111,17 @@ def test_the_codecs_report(name: str) -> None:
         *candidate.more,
     ]
     done = subprocess.run(command, capture_output=True, timeout=60, check=True)
+    assert b"cpu_us_per_record" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["data-streamer", "aiokafka-joins"])
+async def test_both_ways_join_all_there_is(kafka: str, topic_name: Callable[[str], str], name: str) -> None:
+    await load(kafka, topic := topic_name("bench"), 3000, "platform")
+    candidate = CANDIDATES[name]
+    command = [sys.executable, "-m", candidate.module, "--brokers", kafka, "--topic", topic, "--count", "3000"]
+    done = await asyncio.to_thread(
+        subprocess.run, [*command, *candidate.more], capture_output=True, timeout=60, check=True
+    )
     assert b"cpu_us_per_record" in done.stdout
 
 

@@ -99,11 +99,12 @@ def test_references_complete_what_records_name_by_id() -> None:
         "sims": 20,
         "imsis": 20,
         "operators": 6,
+        "users": 1,
     }
     assert list(tables["endpoints"]["20200000"]) == ["id", "name", "imei", "ip_address", "tags"]
     seen: Counter[str] = Counter()
     for record in records(take(3000, made.events()) + take(3000, made.usage())):
-        for field, table in (("endpoint", "endpoints"), ("sim", "sims"), ("operator", "operators")):
+        for field, table in (("endpoint", "endpoints"), ("sim", "sims"), ("operator", "operators"), ("user", "users")):
             named = record.get(field)
             if field in record and named is None:
                 seen[f"{field} null"] += 1

@@ -56,7 +56,7 @@ def test_the_references_know_what_the_generated_records_name() -> None:
         path.stem: {row["id"] for row in map(orjson.loads, path.read_bytes().splitlines())}
         for path in (EXAMPLES / "references").glob("*.jsonl")
     }
-    assert tables.keys() == {"endpoints", "sims", "imsis", "operators"}
+    assert tables.keys() == {"endpoints", "sims", "imsis", "operators", "users"}
     named = [orjson.loads(line).get("endpoint") for line in _lines("events.jsonl")[:165]]
     ids = [endpoint["id"] for endpoint in named if endpoint]
     assert sum(number in tables["endpoints"] for number in ids) >= 0.95 * len(ids) > 50
