@@ -1,7 +1,8 @@
 """Finds the card numbers in many texts at once. Nearly no text holds one, so what counts is how fast that is seen.
 
 numpy looks at every byte, a window at a time: some ten operations that the processor does on 16 to 64 bytes each. They leave
-the places where an issuer's number may begin, a few for ten records, and only those are looked at one by one.
+the runs of digits that are as long as a number, about one for each record. A look at the lengths, issuers and Luhn sums of all of
+these leaves one for some hundred records, and only that is looked at by itself.
 """
 
 import functools
@@ -9,7 +10,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,14 +37,22 @@ _POINT, _DIGITS, _SEPARATORS = ord("."), b"0123456789", b" -"
 
 _WINDOW = 96 * 1024
 """Bytes; what is worked on stays in the processor's cache, and a call of numpy costs little against what it does."""
-_BEHIND = b"\n" * SHORTEST
-_STEP = _WINDOW - SHORTEST - 1
-"""Windows overlap: what begins in one is seen with the byte before it and SHORTEST bytes from it on."""
-_PREFIX, _PLACES = 4, np.array([1000, 100, 10, 1])
-"""How many digits tell an issuer, and what each of them is worth."""
+_AHEAD = LONGEST + 1
+_BEHIND = b"\n" * _AHEAD
+_STEP = _WINDOW - _AHEAD - 1
+"""Windows overlap: what begins in one is seen with the byte before it and _AHEAD bytes from it on."""
+_ALONG = np.arange(_AHEAD)
+_GROUP, _PLACES = 4, np.array([1000, 100, 10, 1])
+"""How many digits tell an issuer and are the first group of a number, and what each of them is worth."""
+_WEIGHTS = np.array([[0 if at >= size else 1 + (size - 1 - at) % 2 for at in range(_AHEAD)] for size in range(_AHEAD)])
+"""By the count of digits how often each of them counts in Luhn's sum: once, or doubled."""
+_WORTH = np.zeros((3, 256), np.uint8)
+"""What a digit adds to the sum if it counts so often."""
+_WORTH[1, :10], _WORTH[2, :10] = range(10), [2 * digit - 9 * (digit > 4) for digit in range(10)]
 
 Bytes = NDArray[np.uint8]
 Flags = NDArray[np.bool_]
+Places = NDArray[np.intp]
 
 
 class Found(NamedTuple):
@@ -67,7 +76,6 @@ class CardSearch:
     def __init__(self) -> None:
         self._offsets: Bytes = np.empty(_WINDOW, np.uint8)
         self._flags: list[Flags] = [np.empty(_WINDOW, np.bool_) for _ in range(4)]
-        self._issued = _issued_prefixes()
 
     def __call__(self, texts: Sequence[bytes]) -> Iterator[Found]:
         """The card numbers in these texts, in UTF-8 or JSON."""
@@ -83,13 +91,13 @@ class CardSearch:
 
     def _candidates(self, content: bytes) -> list[int]:
         everything = np.frombuffer(content, np.uint8)
-        found: list[int] = []
-        for begin in range(0, len(everything) - SHORTEST, _STEP):
-            found += (self._in_window(everything[begin : begin + _WINDOW]) + begin).tolist()
-        return found
+        windows = range(0, len(everything) - _AHEAD, _STEP)
+        found = np.concatenate([self._in_window(everything[at : at + _WINDOW]) + at for at in windows])
+        candidates: list[int] = _may_be_cards(everything, found).tolist()
+        return candidates
 
-    def _in_window(self, window: Bytes) -> NDArray[np.intp]:
-        """Where an issuer's number may begin: from the second byte to the last that has SHORTEST bytes behind it."""
+    def _in_window(self, window: Bytes) -> Places:
+        """Where a card's number may begin: from the second byte to the last that has _AHEAD bytes behind it."""
         size = len(window)
         one, other, four, grouped = (flags[:size] for flags in self._flags)
         offset = np.subtract(window, 48, out=self._offsets[:size])
@@ -102,19 +110,32 @@ class CardSearch:
         np.greater_equal(offset, 0xF0, out=other)  # a space, a dash, and others up to a slash
         np.logical_and(four[:-8], other[4:-4], out=grouped[:-8])
         np.logical_and(grouped[:-8], four[5:-3], out=grouped[:-8])  # four digits, a separator, four digits
-        either = np.logical_or(one[1:-SHORTEST], grouped[1:-SHORTEST], out=other[1:-SHORTEST])
-        at = either.nonzero()[0] + 1
-        issued: Flags = self._issued[offset[at[:, None] + np.arange(_PREFIX)] @ _PLACES]
-        return at[issued]
+        either = np.logical_or(one[1:-_AHEAD], grouped[1:-_AHEAD], out=other[1:-_AHEAD])
+        return either.nonzero()[0] + 1
+
+
+def _may_be_cards(content: Bytes, found: Places) -> Places:
+    """Those of these places where a number begins that an issuer gives out and that fulfils Luhn's check, or its first group."""
+    issued = _issued()
+    prefixes = (content[found[:, None] + _ALONG[:_GROUP]] - 48) @ _PLACES
+    likely = issued[prefixes, 0]
+    found, prefixes = found[likely], prefixes[likely]
+    sizes = ((content[found[:, None] + _ALONG[SHORTEST:]] - 48) > 9).argmax(axis=1) + SHORTEST
+    sizes[content[found + _GROUP] < 48] = 0  # a separator
+    likely = issued[prefixes, sizes]
+    found, sizes = found[likely], sizes[likely]
+    worth: Bytes = _WORTH[_WEIGHTS[sizes], content[found[:, None] + _ALONG] - 48]
+    return cast(Places, found[worth.sum(axis=1) % 10 == 0])
 
 
 @functools.cache
-def _issued_prefixes() -> Flags:
-    """For each number of four digits whether card numbers begin with it."""
-    lengths = range(SHORTEST, LONGEST + 1)
-    return np.array(
-        [any(is_issued(b"%04d" % prefix + b"0" * (length - _PREFIX)) for length in lengths) for prefix in range(10_000)]
+def _issued() -> Flags:
+    """For each number of four digits, whether a card's number of so many digits begins with it; at 0, whether any does."""
+    table = np.array(
+        [[is_issued(b"%04d" % one + b"0" * (size - _GROUP)) for size in range(_AHEAD)] for one in range(10_000)]
     )
+    table[:, 0] = table.any(axis=1)
+    return table
 
 
 def _number(content: bytes, at: int) -> bytes:
@@ -122,7 +143,7 @@ def _number(content: bytes, at: int) -> bytes:
     if match := _PLAIN.match(content, at):
         is_one = passes_luhn(match[0]) and not _is_fraction(content, at) and not _is_hexadecimal(content, at)
         return match[0] if is_one else b""
-    for grouped in _GROUPED if content[at + _PREFIX] in _SEPARATORS else ():
+    for grouped in _GROUPED if content[at + _GROUP] in _SEPARATORS else ():
         if match := grouped.match(content, at):
             digits = match[0].translate(None, _SEPARATORS)
             if is_card_number(digits) and not _is_in_a_uuid(content, at):

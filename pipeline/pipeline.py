@@ -146,14 +146,17 @@ class Pipeline:
         values = [record.value for record in records]
         drift_before = self._codec.drift.copy()
         batch: list[Any] = []
+        slow: list[Any] = []
         decoding = map(self._codec.decode_fast, values)  # type: ignore[arg-type]  # None is refused like any other value
         while not self._decode_fast(decoding, batch):
             position = len(batch) + len(done.dead)
             try:
-                batch.append(self._codec.decode_slowly(values[position]))
+                slow.append(self._codec.decode_slowly(values[position]))
+                batch.append(slow[-1])
             except Refused as refused:
                 done.dead.append((position, self._explained(refused)))
-        self._codec.settle(batch)
+        known = set(map(id, slow))
+        self._codec.settle([record for record in batch if id(record) not in known] if known else batch)
         done.drift = self._codec.drift - drift_before
         if not done.dead:
             return range(len(values)), batch

@@ -8,9 +8,11 @@ from typing import Any, Protocol, TypeAlias
 import msgspec
 
 from pipeline.paths import resolve
+from schemas.codec import UNTAKEN
 from schemas.drift import Normaliser, parsed
 from schemas.fields import Field, Kind
 from schemas.refused import Refused
+from schemas.settling import Settling
 from schemas.structs import decoding_hook
 
 Id: TypeAlias = int | str
@@ -80,7 +82,8 @@ class Table:
         checked = _checked(record, fields)
         self._check = msgspec.json.Decoder(checked, dec_hook=decoding_hook, float_hook=Decimal).decode
         # An entry may be written as freely as a record may: what is known to drift is normalised.
-        self._normalise = Normaliser(checked, tuple(fields), Counter())
+        drift: Counter[str] = Counter()
+        self._normalise, self._settle = Normaliser(checked, tuple(fields), drift), Settling(fields, drift)
         self.entries: dict[Id, bytes] = {}
         """By `id_of` what is written there. For `read`."""
         self.read: Callable[[bytes], Any] = msgspec.json.Decoder(_plain(fields), float_hook=Decimal).decode
@@ -91,24 +94,25 @@ class Table:
 
     def apply(self, entries: Iterable[Entry]) -> int:
         """Take entries; returns how many were ignored."""
-        held, packed, ignored = self.entries, self._packed, 0
+        ignored, checked, taken, fast = 0, self._check, [], []
         for one in entries:
             try:
-                id_ = id_of((one.key or b"").decode())
-                if one.value is None:
-                    held.pop(id_, None)
-                else:
-                    held[id_] = packed(one.value)
-            except (ValueError, ArithmeticError, RecursionError, Refused):
+                id_, entry = id_of((one.key or b"").decode()), None
+                if one.value is not None:
+                    try:
+                        fast.append(entry := checked(one.value))
+                    except UNTAKEN:
+                        entry = self._normalise(parsed(one.value))
+                taken.append((id_, entry))
+            except (*UNTAKEN, Refused):
                 ignored += 1
+        self._settle(fast)
+        for id_, entry in taken:
+            if entry is None:
+                self.entries.pop(id_, None)
+            else:
+                self.entries[id_] = _encode(_values(entry))
         return ignored
-
-    def _packed(self, value: bytes) -> bytes:
-        try:
-            entry = self._check(value)
-        except (ValueError, ArithmeticError, RecursionError):
-            entry = self._normalise(parsed(value))
-        return _encode(_values(entry))
 
 
 def id_of(text: str) -> Id:

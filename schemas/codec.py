@@ -2,7 +2,7 @@
 
 import io
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from decimal import Decimal
 from typing import Any
@@ -10,9 +10,10 @@ from typing import Any
 import fastavro
 import msgspec
 
-from schemas.drift import OUTCOMES, Normaliser, parsed
+from schemas.drift import Normaliser, parsed
 from schemas.fields import Field, sealed
 from schemas.refused import Refused
+from schemas.settling import Settling
 from schemas.structs import decoding_hook, record_type
 from schemas.subjects import Subject
 from schemas.values import MAX_DEPTH, too_deep
@@ -28,8 +29,8 @@ class Codec:
     """Reads and writes records of a subject's newest version. Not thread-safe: `drift` is counted without a lock.
 
     `type` is the Struct type of the records. `decode_fast(bytes)` is the C decoder itself: it takes records that keep the
-    contract to the letter, or say an outcome in words, and raises one of UNTAKEN for all others, which `decode` may still
-    take. What it gives goes through `settle` before use.
+    contract to the letter, or in the forms that settling.py knows, and raises one of UNTAKEN for others, which `decode_slowly`
+    may still take. What `decode_fast` gives goes through `settle(records)` before use, and nothing else does.
 
     `encode(record)` gives JSON in UTF-8: keys in schema order, absent stays absent, null stays null, decimals as they were
     written. `drift` counts normalisations by kind, since the start.
@@ -54,7 +55,7 @@ class Codec:
         ).decode
         self.encode: Callable[[Any], bytes] = _encoder.encode
         held = sealed(subject.fields, encrypted)
-        self._outcomes = [field.path for top in held for field in top.walk() if field.drift == "outcome"]
+        self.settle = Settling(held, self.drift)
         self._normalise = Normaliser(self.type, held, self.drift)
 
     def decode(self, value: bytes | None) -> Any:
@@ -81,18 +82,6 @@ class Codec:
         made = self._normalise(_as_json(record, self.subject.fields, drift))
         self.drift.update(drift)
         return made
-
-    def settle(self, records: Sequence[Any]) -> None:
-        """Put right, in place, what `decode_fast` takes in another form: outcomes in words become true and false."""
-        for *above, name in self._outcomes:
-            owners = records
-            for step in above:
-                owners = [held for owner in owners if (held := getattr(owner, step))]
-            for owner in owners:
-                said = getattr(owner, name)
-                if said.__class__ is str:
-                    setattr(owner, name, OUTCOMES[said])
-                    self.drift["outcome"] += 1
 
     def _avro(self, value: bytes) -> dict[str, Any]:
         if len(value) < _FRAMING:

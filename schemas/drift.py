@@ -11,8 +11,8 @@ import msgspec
 
 from schemas.fields import Field
 from schemas.refused import Refused
-from schemas.timestamps import in_utc
-from schemas.values import DOUBLE_EXACT, LONG_MAX, LONG_MIN, NUMBER, camel_keys, fits, open_fault
+from schemas.settling import OUTCOMES, SEVERITIES, settle_quota, settled_timestamp
+from schemas.values import DOUBLE_EXACT, LONG_MAX, LONG_MIN, NUMBER, fits, open_fault
 
 parsed = msgspec.json.Decoder(float_hook=Decimal).decode
 """Any JSON, its fractions as Decimals, which keep the digits as they were written."""
@@ -37,8 +37,6 @@ DRIFT_KINDS: tuple[DriftKind, ...] = get_args(DriftKind)
 Convert = Callable[[Any], Any]
 
 _BARE_TIMESTAMP = re.compile(r"(:\s*)(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z?)(?=\s*[,}])", re.ASCII)
-SEVERITIES = {"INFO": "Info", "WARN": "Warn", "CRITICAL": "Critical"}
-OUTCOMES = {"success": True, "fail": False}
 
 
 class Normaliser:
@@ -117,13 +115,7 @@ class Normaliser:
     def _timestamp(self, path: str) -> Convert:
         def convert(value: Any) -> str:
             text: str = _text(path)(value)
-            normal = in_utc(text)
-            if normal is None:
-                self._drift["timestamp-unread"] += 1
-                return text
-            if normal != text:
-                self._drift["timestamp"] += 1
-            return normal
+            return settled_timestamp(text, self._drift)
 
         return convert
 
@@ -165,23 +157,11 @@ class Normaliser:
                 self._drift["detail-text"] += 1
             if type(value) is not dict:
                 raise Refused("wrong-type", path)
-            quota = value.get("quota")
-            if type(quota) is dict:
-                value["quota"] = self._quota(quota)
+            if "quota" in value:
+                settle_quota(value, self._drift)
             return check(value)
 
         return convert
-
-    def _quota(self, quota: dict[str, Any]) -> dict[str, Any]:
-        names = camel_keys(quota)
-        if names:
-            self._drift["camel-case"] += len(names)
-        normal = {names.get(key, key): value for key, value in quota.items()}
-        volume = normal.get("volume")
-        if type(volume) is str and NUMBER.fullmatch(volume):
-            normal["volume"] = Decimal(volume)
-            self._drift["number-text"] += 1
-        return normal
 
 
 def _struct_in(union: Any) -> type[msgspec.Struct]:

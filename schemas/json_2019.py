@@ -11,8 +11,9 @@ from typing import Any
 
 import msgspec
 
-from schemas.drift import SEVERITIES, parsed
+from schemas.drift import parsed
 from schemas.fields import Field
+from schemas.settling import SEVERITIES
 from schemas.subjects import Subject
 from schemas.timestamps import UTC
 
@@ -23,7 +24,7 @@ _ORDER = (
 """Of the keys of an event (the documented examples of 2021). Usage has no other order than today's."""
 _LONGEST = len("2021-10-06T10:42:58")
 _IN_CAPITALS = list(SEVERITIES.values())
-_is_utc = re.compile(UTC).match
+_is_utc = re.compile(UTC).fullmatch
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
 

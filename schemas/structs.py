@@ -12,22 +12,17 @@ from msgspec import UNSET, Meta, UnsetType
 
 from schemas.fields import Field, sealed
 from schemas.subjects import Subject
-from schemas.timestamps import UTC
-from schemas.values import DOUBLE_EXACT, open_fault, quota_drifts
+from schemas.values import DOUBLE_EXACT, open_fault
 
 Path = tuple[str, ...]
 
 _LONG = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-# Every other form takes the way through drift.py.
-_TIMESTAMP = Annotated[str, Meta(pattern=UTC)]
-# `INFO` and `WARN` take the way through drift.py.
-_SEVERITY = Annotated[str, Meta(pattern="^(?![A-Z]+$)")]
-# The Python simulator's devices say the outcome in words, in every transaction: too many for drift.py.
-# `Codec.settle` puts them right.
+# The Python simulator's devices say the outcome in words, in every transaction: settling.py puts them right, and timestamps,
+# severities and quotas, which all are taken as they come.
 _OUTCOME = bool | Literal["success", "fail"]
 # Beyond this a number may lose digits of its whole part; drift.py takes those that do not.
 _DOUBLE = Annotated[float, Meta(gt=-DOUBLE_EXACT, lt=DOUBLE_EXACT)]
-_SCALARS: dict[str, Any] = {"string": str, "timestamp": _TIMESTAMP, "long": _LONG, "double": _DOUBLE, "boolean": bool}
+_SCALARS: dict[str, Any] = {"string": str, "timestamp": str, "long": _LONG, "double": _DOUBLE, "boolean": bool}
 
 
 class _Checked(type):
@@ -62,9 +57,7 @@ def decoding_hook(type_: Any, value: Any) -> Any:
     """msgspec's hook for decimals and open fields. Raising sends the record to the slow path, which says what is wrong."""
     quantum = type_.quantum
     if quantum is None:
-        if open_fault(value, type_.depth) or (
-            type_.held is _OBJECT and (type(value) is not dict or quota_drifts(value))
-        ):
+        if (type_.held is _OBJECT and type(value) is not dict) or open_fault(value, type_.depth):
             raise ValueError
         return value
     if type(value) is not Decimal:
@@ -126,7 +119,7 @@ def _type(field: Field, extra: list[Path]) -> Any:
         case "json":
             return _open_type((object,), len(field.path))
         case _:
-            return {"severity": _SEVERITY, "outcome": _OUTCOME}.get(field.drift, _SCALARS[field.kind])
+            return _OUTCOME if field.drift == "outcome" else _SCALARS[field.kind]
 
 
 def _check_extra(subject: Subject, path: Path) -> None:

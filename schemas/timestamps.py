@@ -7,7 +7,7 @@ _DAY = "[0-9]{4}-(?:(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9])|(?:0[13-9]|1[0-2])-30
 _MINUTE = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
 _SECOND = r"(?:[0-5][0-9]|60)(?:\.[0-9]+)?"
 
-UTC = rf"^{_DAY}T{_MINUTE}:{_SECOND}Z\Z"
+UTC = rf"{_DAY}T{_MINUTE}:{_SECOND}Z"
 """The form of the contract, as a regular expression: UTC, ISO 8601, any number of places. 29 February is in every year, for the
 fast path goes by this expression alone."""
 

@@ -72,15 +72,6 @@ def camel_keys(quota: dict[str, Any]) -> dict[str, str]:
     return names
 
 
-def quota_drifts(detail: dict[str, Any]) -> bool:
-    """Whether the `detail` of an event holds a quota in a form that is normalised."""
-    quota = detail.get("quota")
-    if type(quota) is not dict:
-        return False
-    volume = quota.get("volume")
-    return (type(volume) is str and NUMBER.fullmatch(volume) is not None) or bool(camel_keys(quota))
-
-
 def _holds(value: Any) -> bool:
     if type(value) is int:
         return LONG_MIN <= value <= LONG_MAX

@@ -27,14 +27,16 @@ def codec(subject: str) -> Work:
 
     def work(values: Sequence[bytes]) -> list[bytes]:
         batch: list[Any] = []
+        slow: list[int] = []
         decoding = map(made.decode_fast, values)
         while True:
             try:
                 batch.extend(decoding)
                 break
             except UNTAKEN:
-                batch.append(made.decode(values[len(batch)]))
-        made.settle(batch)
+                slow.append(len(batch))
+                batch.append(made.decode_slowly(values[len(batch)]))
+        made.settle([record for at, record in enumerate(batch) if at not in slow] if slow else batch)
         return list(map(made.encode, batch))
 
     return work

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.codec import UNTAKEN, Codec
-from schemas.drift import DRIFT_KINDS, OUTCOMES
+from schemas.drift import DRIFT_KINDS
 from schemas.fields import Field
 from schemas.refused import REASONS, Refused
+from schemas.settling import OUTCOMES
 from schemas.structs import record_type
 from schemas.subjects import UnknownSubject, load
 from schemas.values import fits
