@@ -31,13 +31,13 @@ def test_a_block_that_fills_up_keeps_what_was_in_it() -> None:
     assert ("a", 0, offsets[0] + 65_536) not in ids
 
 
-def test_a_million_ids_take_a_few_megabytes_whether_they_lie_dense_or_far_apart() -> None:
-    for step, most in ((1, 0.5), (50, 4.0)):
+def test_ids_take_few_bytes_each_whether_they_lie_dense_or_far_apart() -> None:
+    for step, most in ((1, 0.1), (50, 0.8)):
         tracemalloc.start()
         ids = IdSet()
-        for offset in range(0, 1_000_000 * step, step):
+        for offset in range(0, 200_000 * step, step):
             ids.add(("raw.events", 3, offset))
         took = tracemalloc.get_traced_memory()[0] / 1e6
         tracemalloc.stop()
-        assert len(ids) == 1_000_000
+        assert len(ids) == 200_000
         assert took < most
