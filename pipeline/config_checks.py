@@ -107,6 +107,8 @@ def _wrong_redaction(config: "PipelineConfig", record: type[msgspec.Struct], gon
             yield Problem(place, f"{rule.field} is no field that holds text; name one, or drop this one")
         if reason := gone.why(rule.field, redacted=False):
             yield Problem(place, reason)
+        if any(other.field == rule.field for other in config.redact[:number]):
+            yield Problem(place, f"{rule.field} is redacted already; one rule decides what becomes of it")
     encrypting = {rule.key for rule in config.encrypt}
     for number, rule in enumerate(config.redact):
         if rule.key in encrypting:
@@ -137,6 +139,10 @@ def _wrong_thinning(config: "PipelineConfig", record: type[msgspec.Struct], gone
                 place, f"{path} holds {described(at.kind)}; name a field that holds text, a number, true or false"
             )
         yield from _unsteady(place, path, config, gone)
+        if any(touches(parts(path), parts(given)) for given in config.set_):
+            yield Problem(
+                place, f"{path} is set before, so all records would be alike; name a field that tells them apart"
+            )
 
 
 def _unsteady(place: tuple[str | int, ...], path: str, config: "PipelineConfig", gone: Gone) -> Iterator[Problem]:

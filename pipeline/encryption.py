@@ -253,7 +253,9 @@ def decrypt_field(
     if rule.is_token:
         algorithm = cast(TokenAlgorithm, rule.algorithm)
         beside = record_binding([_as_json(one) for one in bound]) if rule.bind else b""
-        return open_token(algorithm, keys, rule.key, binding(algorithm, pipeline, rule.field) + beside, value)
+        return open_token(
+            algorithm, keys, rule.key, binding(algorithm, pipeline, rule.field) + beside, value, rule.bind
+        )
     if vector is None:
         raise DecryptionFailed(f"{rule.algorithm} needs the content of {rule.iv_field}; pass it too")
     key = keys.active(rule.key) if key_id is None else keys.find(rule.key, key_id)

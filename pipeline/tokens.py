@@ -1,10 +1,9 @@
 """Tokens: values that are encrypted, sealed and bound to where they stand, each as one text; and search tokens to compare."""
 
-import binascii
 import hashlib
 import hmac
 import os
-from base64 import urlsafe_b64decode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import b2a_base64
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
@@ -64,20 +63,50 @@ def record_binding(values: Sequence[bytes]) -> bytes:
     return b"".join(len(one).to_bytes(4, "big") + one for one in values)
 
 
-def open_token(algorithm: TokenAlgorithm, keys: Keys, name: str, bound: bytes, token: str) -> str:
-    """The text that is in a token. Raises UnknownKey and DecryptionFailed."""
+def open_token(
+    algorithm: TokenAlgorithm, keys: Keys, name: str, bound: bytes, token: str, bind: Sequence[str] = ()
+) -> str:
+    """The text that is in a token. Raises UnknownKey and DecryptionFailed.
+
+    `bind` are the paths that the rule binds it to, for the error. A seal that does not hold says no more than that it does not:
+    what was changed cannot be told from it.
+    """
     given = token.split(":")
     if len(given) != len(_HEAD) + 4 or tuple(given[:3]) != (*_HEAD, algorithm):
         raise DecryptionFailed(f"no token of {algorithm}; check which rule wrote the value")
     key = keys.find(name, given[-3])
     try:
-        nonce, sealed = (urlsafe_b64decode(part + "=" * (-len(part) % 4)) for part in given[-2:])
-        plain = _CIPHERS[algorithm](key.material).decrypt(nonce, sealed, bound)
-    except (binascii.Error, ValueError, InvalidTag):
+        nonce, sealed = map(_from_url_safe, given[-2:])
+    except ValueError:
         raise DecryptionFailed(
-            f"the token was changed, belongs to another field, record or pipeline, or was made with another {key}"
+            "the token was cut off or changed: its last two parts are not base64url as it is written"
         ) from None
+    plain = _opened(algorithm, key, nonce, sealed, bound)
+    if plain is None:
+        others = (one for one in keys if one.name == name and one.id != key.id)
+        made = next((one for one in others if _opened(algorithm, one, nonce, sealed, bound) is not None), None)
+        if made is not None:
+            raise DecryptionFailed(f"the token names {key}, and was made with {made}; check who changed its key id")
+        record = f", or beside another {' and '.join(bind)}" if bind else ""
+        raise DecryptionFailed(
+            f"the token was changed, was written in another field or pipeline{record}, or {key} was another key then"
+        )
     return as_text(plain, key)
+
+
+def _opened(algorithm: TokenAlgorithm, key: Key, nonce: bytes, sealed: bytes, bound: bytes) -> bytes | None:
+    try:
+        return _CIPHERS[algorithm](key.material).decrypt(nonce, sealed, bound)
+    except (ValueError, InvalidTag):  # ValueError: a key or nonce of another length
+        return None
+
+
+def _from_url_safe(text: str) -> bytes:
+    """Raises ValueError for every text but the one that these bytes are written as."""
+    found = urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    if urlsafe_b64encode(found).rstrip(b"=") != text.encode():
+        raise ValueError
+    return found
 
 
 class SearchTokens:

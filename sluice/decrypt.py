@@ -76,8 +76,17 @@ class Decryption:
             try:
                 field.decrypt(record)
             except (_Undone, DecryptionFailed, UnknownKey) as error:
-                reasons.append(f"{field.rule.field}: {error}")
+                other = self._written_for(field, record)
+                moved = f"the token is that of {other}, and was moved here; put it back there"
+                reasons.append(f"{field.rule.field}: {moved if other else error}")
         return reasons
+
+    def _written_for(self, field: "_Field", record: dict[str, Any]) -> str:
+        """The other field that a value which does not open belongs to; "" if none can be told."""
+        if field.rule.is_token:
+            others = (one for one in self._fields if one.rule.is_token and one is not field)
+            return next((one.rule.field for one in others if one.opens(record, at(record, field.path))), "")
+        return ""
 
 
 class _Field:
@@ -86,13 +95,13 @@ class _Field:
     def __init__(self, pipeline: str, rule: EncryptRule, keys: Keys, is_text: bool) -> None:
         self.rule = rule
         self._pipeline, self._keys, self._is_text = pipeline, keys, is_text
-        self._path = parse(rule.field)
+        self.path = parse(rule.field)
         self._added = [parse(path) for path in (rule.iv_field, rule.key_id_field) if path]
 
     def decrypt(self, record: dict[str, Any]) -> None:
         """Put the clear value back, in place. Does nothing where the field is not there. Raises _Undone, DecryptionFailed and
         UnknownKey."""
-        rule, value = self.rule, at(record, self._path)
+        rule, value = self.rule, at(record, self.path)
         if value is None:
             return
         if not isinstance(value, str):
@@ -104,14 +113,24 @@ class _Field:
         )
         if not rule.is_token and key_id is None and rule.key not in self._keys:
             raise _Undone(f"the key {rule.key} is not at hand; get it from who keeps it")
-        bound = [at(record, parse(path)) for path in rule.bind]
-        clear = decrypt_field(rule, self._pipeline, self._keys, value, vector, key_id, bound)
-        parent = cast(dict[str, Any], at(record, self._path[:-1]))
-        parent[cast(str, self._path[-1])] = clear if self._is_text else _read(clear)
+        clear = decrypt_field(rule, self._pipeline, self._keys, value, vector, key_id, self._bound(record))
+        parent = cast(dict[str, Any], at(record, self.path[:-1]))
+        parent[cast(str, self.path[-1])] = clear if self._is_text else _read(clear)
         for path in self._added:
             beside = at(record, path[:-1])
             if isinstance(beside, dict):
                 beside.pop(path[-1], None)
+
+    def opens(self, record: dict[str, Any], token: Any) -> bool:
+        """Whether a token was written in this field, beside what the record holds."""
+        try:
+            decrypt_field(self.rule, self._pipeline, self._keys, token, bound=self._bound(record))
+        except (DecryptionFailed, UnknownKey, AttributeError):  # the last for what is no text
+            return False
+        return True
+
+    def _bound(self, record: dict[str, Any]) -> list[Any]:
+        return [at(record, parse(path)) for path in self.rule.bind]
 
 
 def _pipeline(config: Config, given: str | None) -> str:

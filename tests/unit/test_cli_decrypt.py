@@ -101,13 +101,57 @@ def test_what_does_not_decrypt_stays_and_is_named(config: Config, capsys: pytest
     assert caught.value.code is Exit.FAILED
     said = capsys.readouterr().err
     assert "line 1: .transaction.cc.cc_number: AES-256-CFB needs the content of .transaction.cc.cc_number_iv" in said
-    assert ".transaction.total_price: the token was changed, belongs to another field, record or pipeline" in said
-    assert ".transaction.cc.cc_name: no token of AES-256-GCM; check which rule wrote the value" in said
+    assert (
+        ".transaction.total_price: the token was changed, was written in another field or pipeline, or beside another .id"
+        in said
+    )
+    assert ".transaction.cc.cc_name: the token is that of .user, and was moved here; put it back there" in said
     assert "line 2: is no JSON object" in said
     assert "4111" not in said
     kept = json.loads(out.getvalue().splitlines()[0])
     assert kept["transaction"]["total_price"] == other["transaction"]["total_price"]
     assert kept["user"] == SALE["user"]
+
+
+def test_every_way_to_break_a_token_has_its_own_error_and_none_gives_a_value(
+    config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (line,) = encrypted(config, SALE)
+    token = json.loads(line)["transaction"]["cc"]["cc_name"]
+
+    def said(changed: str) -> str:
+        record = json.loads(line)
+        record["transaction"]["cc"]["cc_name"] = changed
+        out = io.BytesIO()
+        with pytest.raises(UserError):
+            decrypt.run(config, None, io.BytesIO(json.dumps(record).encode()), out)
+        kept = json.loads(out.getvalue())
+        assert kept["transaction"]["cc"]["cc_name"] == changed
+        assert kept["user"] == SALE["user"]
+        (reason,) = capsys.readouterr().err.splitlines()
+        return reason.removeprefix("line 1: .transaction.cc.cc_name: ")
+
+    def keys(**versions: list[dict[str, str]]) -> None:
+        file = tmp_path / "keys.yaml"
+        content = yaml.safe_load(file.read_text())
+        file.unlink()
+        file.write_text(yaml.safe_dump(content | versions))
+        file.chmod(0o400)
+
+    last = "A" if token[-6] != "A" else "B"
+    assert said(token[:-6] + last + token[-5:]).startswith(
+        "the token was changed, was written in another field or pipeline, or b/1"
+    )
+    assert said(token[:-1] + "!").startswith("the token was cut off or changed: its last two parts are not base64url")
+    assert said(json.loads(line)["user"]).startswith("the token is that of .user, and was moved here")
+    assert said(token.replace(":1:", ":7:")).startswith("there is no version '7' of key 'b'; put it back")
+    assert said("Zoë").startswith("no token of AES-256-GCM; check which rule wrote the value")
+    old = {"id": "1", "state": "decrypt-only", "text": "y" * 31 + "b"}
+    new = {"id": "2", "state": "active", "text": "qr" * 16}
+    keys(b=[old, new])
+    assert (
+        said(token.replace(":1:", ":2:")) == "the token names b/2, and was made with b/1; check who changed its key id"
+    )
 
 
 def test_a_retired_key_is_named(config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -207,7 +207,9 @@ def test_a_bound_token_opens_only_beside_the_values_of_its_record(held: list[tup
         assert decrypt_field(rule, "p", KEYS, token, bound=bound) == text
         for _, other in sealed:
             if other != bound:
-                with pytest.raises(DecryptionFailed, match="another field, record or pipeline"):
+                with pytest.raises(
+                    DecryptionFailed, match=r"another field or pipeline, or beside another \.id and \.note"
+                ):
                     decrypt_field(rule, "p", KEYS, token, bound=other)
         with pytest.raises(DecryptionFailed):
             decrypt_field(rule, "p", KEYS, token, bound=[None, None])

@@ -131,6 +131,8 @@ def test_redact_is_checked() -> None:
     assert "use a key of its own" in found["redact.2.key"]
     assert "is redacted before" in found["encrypt.0.field"]
     assert "needs a key" in problems(redact=[{"field": ".user.name", "with": "hash"}])["redact.0.key"]
+    twice = problems(redact=[{"field": ".user.name", "with": one} for one in ("mask", "last4")])
+    assert twice == {"redact.1.field": ".user.name is redacted already; one rule decides what becomes of it"}
 
 
 def test_sample_keeps_the_records_of_one_id_together_and_decides_the_same_again() -> None:
@@ -303,6 +305,8 @@ def test_what_decides_about_a_record_must_be_there_and_steady() -> None:
     assert "name a field that holds" in found["deduplicate.by.1"]
     assert "not among what is kept" in found["routes.a.0.field"]
     assert "not among what is kept" in found["encrypt.0.field"]
+    alike = problems(set={".device.name": "x"}, deduplicate={"by": [".device.name"]})
+    assert "all records would be alike" in alike["deduplicate.by.0"]
 
 
 def test_a_path_is_the_same_however_it_is_written() -> None:
