@@ -144,7 +144,8 @@ def _weak(name: str, pipeline: PipelineConfig) -> Iterator[Finding]:
         yield Finding("warning", text, "use AES-256-GCM, unless a reader needs what openssl and Vector write")
     unnamed = [rule.field for rule in pipeline.encrypt if not rule.is_token and rule.key_id_field is None]
     if unnamed:
-        text = f"pipeline {name}: after a rotation nobody can tell with which version of its key {', '.join(unnamed)} was encrypted"
+        fields = ", ".join(unnamed)
+        text = f"pipeline {name}: after a rotation nobody can tell with which version of its key {fields} was encrypted"
         yield Finding("warning", text, "give each rule a key_id_field, or keep a list of when keys were rotated")
     for rule in pipeline.encrypt:
         if parse(rule.field)[-1] in _SECURITY_CODES:

@@ -132,7 +132,7 @@ def test_redact_is_checked() -> None:
     assert "is redacted before" in found["encrypt.0.field"]
     assert "needs a key" in problems(redact=[{"field": ".user.name", "with": "hash"}])["redact.0.key"]
     twice = problems(redact=[{"field": ".user.name", "with": one} for one in ("mask", "last4")])
-    assert twice == {"redact.1.field": ".user.name is redacted already; one rule decides what becomes of it"}
+    assert twice == {"redact.1.field": " .user.name is redacted already; one rule decides what becomes of it"}
 
 
 def test_sample_keeps_the_records_of_one_id_together_and_decides_the_same_again() -> None:
