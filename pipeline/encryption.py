@@ -95,7 +95,7 @@ class Encryption:
         for rule in rules:
             for path in rule.added_fields():
                 at = resolve(path, record)
-                names[_owner(at)].append(at.name)
+                names[_owner(at)].append(at.attribute)
         found = {}
         for owner, added in names.items():
             lines = ["def clear(owners):", "    count = 0", "    for o in owners:"]
@@ -213,7 +213,7 @@ class _Field:
 def _writing(at: Location, added: Sequence[Location]) -> list[str]:
     names = [f"o{number}, v{number}" for number in range(len(added))]
     columns = "".join(f", owners{number}, values{number}" for number in range(len(added)))
-    puts = "".join(f"; o{number}.{one.name} = v{number}" for number, one in enumerate(added))
+    puts = "".join(f"; o{number}.{one.attribute} = v{number}" for number, one in enumerate(added))
     return [
         f"def write(owners, texts{columns}):",
         f"    for o, t{''.join(f', {one}' for one in names)} in zip(owners, texts{columns}): o.{at.name} = t{puts}",

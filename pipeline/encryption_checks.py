@@ -1,13 +1,13 @@
 """What is wrong with the `encrypt` rules of a pipeline."""
 
 from collections.abc import Iterator, Mapping
-from keyword import iskeyword
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from pipeline.gone import Gone
 from pipeline.paths import InvalidPath, Location, Problem, described, is_within, parse, parts, resolve, text, touches
+from schemas.structs import is_field_name
 
 if TYPE_CHECKING:
     from pipeline.config import EncryptRule, PipelineConfig
@@ -99,11 +99,13 @@ def _misplaced(path: str, rule: "EncryptRule", record: type[msgspec.Struct]) -> 
         names, field = parse(path), parse(rule.field)
     except InvalidPath as error:
         return str(error)
+    if not isinstance(names[-1], str) or not is_field_name(names[-1]):
+        return (
+            f"{path} is no name for a field; write one beside {rule.field}, without quotes, \\ and control characters"
+        )
     beside = f"{rule.field}_{'iv' if path == rule.iv_field else 'key' if path == rule.key_id_field else 'hash'}"
     if not is_within(field[:-1], names[:-1]):
         return f"{path} is in another object than {rule.field}; put it beside the field, for example {beside}"
-    if not str(names[-1]).isidentifier() or iskeyword(str(names[-1])):
-        return f"{path} is no name for a field that is added; use letters, digits and _, and no word of Python"
     try:
         found: Location = resolve(path, record)
     except InvalidPath:

@@ -92,8 +92,8 @@ def _values(locations: Sequence[Location]) -> Values:
 def _leaves(value: Any, names: Names) -> Iterator[tuple[Names, str]]:
     """Every text and number that a value holds, keys of open fields too, with the names from the schema that lead to it."""
     if isinstance(value, msgspec.Struct):
-        for name in value.__struct_fields__:
-            yield from _leaves(getattr(value, name), (*names, name))
+        for name, held in zip(value.__struct_encode_fields__, value.__struct_fields__, strict=True):
+            yield from _leaves(getattr(value, held), (*names, name))
     elif isinstance(value, dict):
         for key, below in value.items():
             yield names, key

@@ -18,6 +18,8 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 from msgspec import UNSET
 
+from schemas.structs import attribute
+
 Kind = Literal["string", "integer", "double", "decimal", "boolean", "array", "record", "open"]
 """What a field may hold, besides null. `open` is any JSON value."""
 
@@ -71,6 +73,11 @@ class Location:
     def name(self) -> str:
         """The field's own name in its parent."""
         return self.names[-1]
+
+    @property
+    def attribute(self) -> str:
+        """What it is called in the parent's Struct."""
+        return attribute(self.name)
 
     @property
     def parent(self) -> "Location | None":
@@ -171,7 +178,7 @@ def described(kind: Kind) -> str:
 
 
 def _fields(record: type[msgspec.Struct]) -> dict[str, tuple[Kind, Any]]:
-    return {member.name: _kind(member.type) for member in msgspec.structs.fields(record)}
+    return {member.encode_name: _kind(member.type) for member in msgspec.structs.fields(record)}
 
 
 def _kind(annotation: Any) -> tuple[Kind, Any]:
@@ -244,7 +251,7 @@ class Loads:
             self._count += 1
             variable = f"v{self._count}"
             inside = isinstance(name, tuple)
-            source = _inside(parent, name[0]) if inside else f"{parent}.{name}"
+            source = _inside(parent, name[0]) if inside else f"{parent}.{attribute(name)}"
             self.lines.append(f"{indent}{variable} = {source}")
             for location in below.get(None, ()):
                 self.variables[location.path] = variable

@@ -2,8 +2,10 @@
 
 import functools
 import operator
+import re
 from collections.abc import Collection, Iterable
 from decimal import Context, Decimal, Inexact, InvalidOperation
+from keyword import iskeyword
 from types import GenericAlias
 from typing import Annotated, Any, Literal
 
@@ -15,6 +17,8 @@ from schemas.subjects import Subject
 from schemas.values import DOUBLE_EXACT, open_fault
 
 Path = tuple[str, ...]
+
+_NAME = re.compile(r'[^\x00-\x1f"\\]+')
 
 _LONG = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 # The Python simulator's devices say the outcome in words, in every transaction: settling.py puts them right, and timestamps,
@@ -51,6 +55,16 @@ def record_type(subject: Subject, extra: Iterable[Path] = (), encrypted: Collect
     for path in added:
         _check_extra(subject, path)
     return _struct(subject.name.capitalize(), sealed(subject.fields, encrypted), (), added)
+
+
+def is_field_name(name: str) -> bool:
+    """Whether a field may be called so: msgspec takes no name that JSON would have to escape."""
+    return _NAME.fullmatch(name) is not None
+
+
+def attribute(name: str) -> str:
+    """What a field of this name is called in its Struct: so too, where Python allows that."""
+    return name if name.isidentifier() and not iskeyword(name) else f"x_{name.encode().hex()}"
 
 
 def decoding_hook(type_: Any, value: Any) -> Any:
@@ -90,8 +104,11 @@ def _struct(name: str, fields: tuple[Field, ...], path: Path, extra: list[Path])
     known = {field.name for field in fields}
     typed = [(field.name, _type(field, extra)) for field in fields]
     typed += [(last, str) for *parent, last in extra if tuple(parent) == path and last not in known]
-    members = [(key, type_ | None | UnsetType, UNSET) for key, type_ in typed]
-    return msgspec.defstruct(name, members, module=__name__, namespace=_SILENT, gc=False, forbid_unknown_fields=True)
+    members = [(attribute(key), type_ | None | UnsetType, UNSET) for key, type_ in typed]
+    names = {attribute(key): key for key, _ in typed}
+    return msgspec.defstruct(
+        name, members, module=__name__, namespace=_SILENT, gc=False, forbid_unknown_fields=True, rename=names
+    )
 
 
 def _present(record: msgspec.Struct) -> list[str]:
@@ -131,5 +148,7 @@ def _check_extra(subject: Subject, path: Path) -> None:
             at = "." + ".".join(path[:depth])
             raise ValueError(f"cannot add {text} to {subject.latest}: {at} is no record there; use a record that is")
         fields = found.fields
-    if not path or not path[-1].isidentifier():
-        raise ValueError(f"cannot add {text} to {subject.latest}: write a field name of letters, digits and _")
+    if not path or not is_field_name(path[-1]):
+        raise ValueError(
+            f"cannot add {text} to {subject.latest}: write a name without quotes, \\ and control characters"
+        )

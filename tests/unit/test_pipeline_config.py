@@ -149,8 +149,7 @@ def test_wrong_forms_do_not_hide_what_does_not_fit_the_schema() -> None:
         ({"encrypt": [{"field": ".event", "iv_field": ".id", **CFB}]}, "encrypt.0.iv_field", "holds a number"),
         ({"encrypt": [{"field": ".event", "iv_field": ".event", **CFB}]}, "encrypt.0.iv_field", "encrypted already"),
         ({"encrypt": [{"field": ".event", "iv_field": "iv", **CFB}]}, "encrypt.0.iv_field", "no path"),
-        ({"encrypt": [{"field": ".event", "iv_field": ".a-b", **CFB}]}, "encrypt.0.iv_field", "letters, digits and _"),
-        ({"encrypt": [{"field": ".event", "iv_field": ".class", **CFB}]}, "encrypt.0.iv_field", "no word of Python"),
+        ({"encrypt": [{"field": ".event", "iv_field": '[""]', **CFB}]}, "encrypt.0.iv_field", "is no name for a field"),
         (
             {"encrypt": [{"field": ".device.id", "key": "k"}], "drop": [".device"]},
             "encrypt.0.field",

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.card_search import CardSearch
 from pipeline.config import PipelineConfig
+from pipeline.encryption import decrypt_field
 from pipeline.gate import Gate
 from pipeline.keys import Key, Keys
 from pipeline.pipeline import Pipeline, Processed
@@ -178,6 +179,25 @@ def test_what_a_record_brings_in_place_of_what_rules_add_is_removed(own: str) ->
     assert done.drift["unknown-field"] == 1
     again = process({**brought, "description": CARD}, encrypt=[{**rule, "search_key": "h"}])
     assert [str(why) for _, why in again.dead] == ["card-number-in-clear at .description"]
+
+
+def test_what_rules_add_may_be_called_anything_that_json_allows() -> None:
+    rule = {
+        "field": ".transaction.cc.cc_number",
+        "key": "k",
+        "algorithm": "AES-256-CFB",
+        "iv_field": '.transaction.cc["the vector, of it"]',
+        "key_id_field": ".transaction.cc.class",
+        "required_on": [],
+    }
+    record = {"transaction": {"cc": {"cc_number": CARD, "class": CARD}}}
+    done = process(record, encrypt=[rule])
+    made = json.loads(done.values[0])["transaction"]["cc"]
+    assert list(made) == ["cc_number", "the vector, of it", "class"]
+    keys = Keys([Key("k", "1", bytes(32))])
+    config = PipelineConfig.model_validate({"from": "r", "schema": "event", "encrypt": [rule]})
+    value, vector, key_id = made.values()
+    assert decrypt_field(config.encrypt[0], "events", keys, value, vector, key_id) == CARD
 
 
 def test_an_id_is_one_in_its_field_and_as_a_key_and_nowhere_else() -> None:

@@ -202,15 +202,17 @@ def test_open_fields_keep_their_numbers_and_text_as_written() -> None:
 
 def test_extra_fields_are_appended_to_their_records_and_nothing_else_changes() -> None:
     path = ("transaction", "cc", "number_iv")
-    codec = Codec(load("event"), [path, path, ("transaction", "cc", "cc_exp_iv"), ("seal",)])
-    text = '{"transaction":{"cc":{"cc_number":"x","cc_exp_iv":"y","number_iv":"z"}},"detail":{},"seal":"s"}'
+    codec = Codec(
+        load("event"), [path, path, ("transaction", "cc", "class"), ("transaction", "cc", "é -iv"), ("seal",)]
+    )
+    text = '{"transaction":{"cc":{"cc_number":"x","number_iv":"y","class":"z","é -iv":"u"}},"detail":{},"seal":"s"}'
     assert again(codec, text) == text
     assert refusal(codec, b'{"transaction":{"cc":{"number_iv":1}}}') == ("wrong-type", ".transaction.cc.number_iv")
     assert codec.type.__struct_fields__ == (*EVENT.type.__struct_fields__, "seal")
 
 
 @pytest.mark.parametrize(
-    "path", [("no", "iv"), ("transaction", "result", "iv"), (), ("transaction", "a-b"), ("detail", "iv")]
+    "path", [("no", "iv"), ("transaction", "result", "iv"), (), ("transaction", 'a"b'), ("detail", "iv")]
 )
 def test_an_extra_field_that_has_no_place_is_refused_with_its_path(path: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="cannot add"):
