@@ -26,7 +26,7 @@ demo: setup ## Everything on this machine: Kafka, devices, workers, sinks, and t
 ##@ Prove
 
 test: setup ## Unit, contract and end-to-end tests, on a real Kafka
-	$(BIN)/pytest tests/unit tests/contract tests/e2e
+	$(BIN)/pytest -n 2 --dist loadfile tests/unit tests/contract tests/e2e
 
 test-faults: setup ## Kill, pause and starve workers, brokers and sinks; nothing may be missing (FAULTS=short, SEED=N)
 	FAULTS=$(FAULTS) SEED=$(SEED) $(BIN)/pytest tests/faults

@@ -19,7 +19,7 @@ from stream.records import Record
 
 _KINDS = frozenset({"imei", "imsi", "iccid", "msisdn"})
 _OF_A_KIND = re.compile(rb'"[A-Za-z_]*(?:imei|imsi|iccid|msisdn)[A-Za-z_]*":"?\Z', re.IGNORECASE)
-_IN_A_FIELD = re.compile(rb'":"?\Z')
+_IN_A_FIELD = re.compile(rb'":"?-?\Z')
 _NAME_BYTES = 64
 _NO_SEPARATORS = str.maketrans("", "", " -")
 
@@ -69,8 +69,8 @@ class Gate:
         if any(digits in one for one in self._hidden(record) if isinstance(one, str)):
             return True
         # An id is one where it stands as a value of its own: in its field, or as the whole key.
-        alone = whole == card.digits or _IN_A_FIELD.search(before) is not None
-        return alone and digits in map(str, self._ids(record))
+        alone = whole.removeprefix(b"-") == card.digits or _IN_A_FIELD.search(before) is not None
+        return alone and digits in (str(one).removeprefix("-") for one in self._ids(record))
 
     def _place(self, record: Any, digits: str) -> str:
         """The path of the first field of the schema that holds these digits, or is an object that does."""

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline import enrichment
@@ -294,6 +294,7 @@ def test_a_record_is_as_if_it_had_brought_itself_what_the_reference_knows(known:
     ]
 
 
+@example(-375_584_670_144_419)
 @given(st.integers(-(2**63), 2**63 - 1))
 def test_every_number_is_found_by_what_is_written_in_the_key(id_: int) -> None:
     tables = Tables()

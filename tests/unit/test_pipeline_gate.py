@@ -123,6 +123,7 @@ def test_other_kinds_of_numbers_pass_though_they_pass_luhn() -> None:
     records = [
         {"endpoint": {"imei": imei}},
         {"id": int(CARD), "endpoint": {"id": int(CARD)}},
+        Raw(json.dumps({"endpoint": {"id": -int(CARD)}}).encode(), key=b"-" + CARD.encode()),
         {"detail": {"pdp_context": {"imeisv": "3530111333300000", "imsi": "4111111111111111"}}},
         Raw(json.dumps({"endpoint": {"id": int(CARD)}}).encode(), key=CARD.encode()),
         {"device": {"location": [1.4111111111111111, -66.4111111111111111]}},
