@@ -46,6 +46,8 @@ class _Outgoing(NamedTuple):
 
     routed: dict[str, list[BatchBuilder]]
     letters: list[tuple[Record, Refused]]
+    counts: list[Processed]
+    """What is counted once for all of it: a batch whose partition is given away is worked on again elsewhere."""
     held_bytes: int
     oldest: int
     """Timestamp of the first record, in milliseconds."""
@@ -115,8 +117,6 @@ class Router:
         async with asyncio.TaskGroup() as group:
             sending: asyncio.Task[None] | None = None
             async for batch in partition:
-                if not await until_usable(self._keys, partition.pause):
-                    return
                 span = partition.begin(batch.end)
                 outgoing = await self._process(partition, batch, plan)
                 if outgoing is None:
@@ -155,12 +155,15 @@ class Router:
 
     async def _process(self, partition: Partition, batch: RecordBatch, plan: bytes) -> _Outgoing | None:
         """What a batch leads to. None when the partition was given away while something was waited for."""
-        outgoing = _Outgoing({}, [], batch.bytes, batch.records[0].timestamp)
+        outgoing = _Outgoing({}, [], [], batch.bytes, batch.records[0].timestamp)
         for start in range(0, len(batch), PIECE_RECORDS):
             piece = batch.records[start : start + PIECE_RECORDS]
+            if not await until_usable(self._keys, partition.pause):
+                return None
             while lacking := await self._in_turn(batch, piece, plan, outgoing):
                 if not await self._wait(partition, lacking):
                     return None
+        self._count(batch, outgoing.counts)
         return outgoing
 
     async def _in_turn(
@@ -185,7 +188,6 @@ class Router:
         processed = self._pipeline.process(piece, batch.partition)
         if self._pipeline.writers.wanted or processed.awaited:
             return _Lacking(frozenset(self._pipeline.writers.wanted), processed.awaited)
-        self._count(len(piece), processed)
         outgoing.letters.extend((piece[position], refused) for position, refused in processed.dead)
         records = [piece[position] for position in processed.positions]
         keys = [record.key for record in records]
@@ -194,10 +196,13 @@ class Router:
         for late in self._too_large(keys, processed.values, headers):
             outgoing.letters.append((records[late], Refused("too-large", "")))
             routes[late] = ""
+            self._pipeline.forget([records[late].offset])
         packed = list(zip([record.timestamp for record in records], keys, processed.values, headers, strict=True))
         for route in self._topics:
             if some := list(compress(packed, [taken == route for taken in routes])):
                 outgoing.routed[route] = self._outbox.pack(some, outgoing.routed.get(route, ()))
+        processed.positions, processed.routes, processed.values, processed.dead = (), [], [], []  # all that is large
+        outgoing.counts.append(processed)
         return None
 
     def _too_large(
@@ -221,18 +226,19 @@ class Router:
         age = time.time() - outgoing.oldest / 1000
         metrics.END_TO_END_SECONDS.labels(self._name).observe(max(0.0, age))
 
-    def _count(self, records: int, processed: Processed) -> None:
-        metrics.RECORDS_IN.labels(self._name).inc(records)
-        for kind, count in processed.drift.items():
-            metrics.DRIFT.labels(self._name, kind).inc(count)
-        for reference, count in processed.unknown.items():
-            metrics.UNKNOWN_REFERENCES.labels(self._name, reference).inc(count)
-        for stage, count in processed.left_out.items():
-            metrics.LEFT_OUT.labels(self._name, stage).inc(count)
-        if processed.cards:
-            metrics.CARDS_IN_CLEAR.labels(self._name).inc(processed.cards)
-        if processed.unlike:
-            metrics.UNLIKE.labels(self._name).inc(processed.unlike)
+    def _count(self, batch: RecordBatch, counts: Sequence[Processed]) -> None:
+        metrics.RECORDS_IN.labels(self._name).inc(len(batch))
+        for one in counts:
+            for kind, count in one.drift.items():
+                metrics.DRIFT.labels(self._name, kind).inc(count)
+            for reference, count in one.unknown.items():
+                metrics.UNKNOWN_REFERENCES.labels(self._name, reference).inc(count)
+            for stage, count in one.left_out.items():
+                metrics.LEFT_OUT.labels(self._name, stage).inc(count)
+            if one.cards:
+                metrics.CARDS_IN_CLEAR.labels(self._name).inc(one.cards)
+            if one.unlike:
+                metrics.UNLIKE.labels(self._name).inc(one.unlike)
 
 
 def _headers(batch: RecordBatch, records: Sequence[Record], plan: bytes) -> list[list[tuple[str, bytes]]]:

@@ -29,6 +29,8 @@ _GROUPED = tuple(
 _BACKSLASH, _ESCAPE, _ESCAPED, _ESCAPE_BYTES = b"\\", b"\\u00", re.compile(rb"\\u00[0-9a-fA-F]{2}"), 6
 """How control characters stand in JSON. Their digits are none of a number that follows them, as it does in a card's track."""
 _UUID_BYTES = 36
+_NEAR = 128
+"""As long as the longest hash (SHA-512) is in hex."""
 _UUID = re.compile(rb"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _HEX = re.compile(rb"(?=[0-9]*[A-Fa-f][0-9]*[A-Fa-f])[0-9A-Fa-f]{24,}")
 """Of a hash or an id in hex: longer than a number with a letter before it, and with more than one letter in it."""
@@ -70,7 +72,7 @@ class CardSearch:
     """Looks for numbers that stand alone, or in the groups that cards are printed in, with spaces or dashes.
 
     No number is what lies in a UUID or in a hash in hex, and no digits behind a decimal point. Not thread-safe: it works in
-    memory of its own, about 1 MB.
+    memory of its own, less than 1 MB, and in as much again as the texts have.
     """
 
     def __init__(self) -> None:
@@ -84,16 +86,16 @@ class CardSearch:
             content = _ESCAPED.sub(b"x" * _ESCAPE_BYTES, content)
         lengths: list[int] = []
         for at in self._candidates(content):
-            if digits := _number(content, at):
+            for digits in _numbers(content, at):
                 lengths = lengths or list(accumulate(map(len, texts), initial=1))
                 text = bisect_right(range(len(texts)), at, key=lambda index: lengths[index] + index) - 1
                 yield Found(text, at - lengths[text] - text, digits)
 
     def _candidates(self, content: bytes) -> list[int]:
         everything = np.frombuffer(content, np.uint8)
-        windows = range(0, len(everything) - _AHEAD, _STEP)
-        found = np.concatenate([self._in_window(everything[at : at + _WINDOW]) + at for at in windows])
-        candidates: list[int] = _may_be_cards(everything, found).tolist()
+        candidates: list[int] = []
+        for at in range(0, len(everything) - _AHEAD, _STEP):
+            candidates += _may_be_cards(everything, self._in_window(everything[at : at + _WINDOW]) + at).tolist()
         return candidates
 
     def _in_window(self, window: Bytes) -> Places:
@@ -138,17 +140,17 @@ def _issued() -> Flags:
     return table
 
 
-def _number(content: bytes, at: int) -> bytes:
-    """The digits of the card number that begins here; nothing if it is none."""
+def _numbers(content: bytes, at: int) -> Iterator[bytes]:
+    """The digits of the card numbers that begin here: none, one, or several where groups may be read as longer or shorter."""
     if match := _PLAIN.match(content, at):
-        is_one = passes_luhn(match[0]) and not _is_fraction(content, at) and not _is_hexadecimal(content, at)
-        return match[0] if is_one else b""
-    for grouped in _GROUPED if content[at + _GROUP] in _SEPARATORS else ():
-        if match := grouped.match(content, at):
-            digits = match[0].translate(None, _SEPARATORS)
-            if is_card_number(digits) and not _is_in_a_uuid(content, at):
-                return digits
-    return b""
+        if passes_luhn(match[0]) and not _is_fraction(content, at) and not _is_hexadecimal(content, at):
+            yield match[0]
+    elif content[at + _GROUP] in _SEPARATORS:
+        for grouped in _GROUPED:
+            if match := grouped.match(content, at):
+                digits = match[0].translate(None, _SEPARATORS)
+                if is_card_number(digits) and not _is_in_a_uuid(content, at):
+                    yield digits
 
 
 def _is_fraction(content: bytes, at: int) -> bool:
@@ -157,10 +159,10 @@ def _is_fraction(content: bytes, at: int) -> bool:
 
 
 def _is_hexadecimal(content: bytes, at: int) -> bool:
-    """Whether the word around is a hash, or an id in hex."""
-    before = _WORD.match(content[max(0, at - 2 * _UUID_BYTES) : at][::-1])
+    """Whether the word around is a hash, an id in hex or other data in hex. Of a long word, what is near."""
+    before = _WORD.match(content[max(0, at - _NEAR) : at][::-1])
     start = at - len(before[0] if before else b"")
-    word = _WORD.match(content, start)
+    word = _WORD.match(content, start, at + _NEAR)
     return word is not None and _HEX.fullmatch(word[0]) is not None
 
 

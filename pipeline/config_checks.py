@@ -1,7 +1,10 @@
 """What is wrong with a pipeline's rules: checked against the schema, and against each other, before anything runs."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import copy
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -12,6 +15,7 @@ from pipeline.encryption_checks import wrong_encryption
 from pipeline.gone import Gone
 from pipeline.paths import InvalidPath, Problem, described, parts, resolve, touches
 from pipeline.shaping import fitting
+from schemas.settling import Settling
 from schemas.structs import record_type
 from schemas.subjects import load
 
@@ -78,6 +82,9 @@ def _wrong_values(config: "PipelineConfig", record: type[msgspec.Struct]) -> Ite
             fitting(value, at.type)
         except (ValueError, ArithmeticError):
             yield Problem(place, f"{path} holds {described(at.kind)}, and this is none; correct the value")
+            continue
+        if reason := _other_form(value, at.names, config):
+            yield Problem(place, f"{path} {reason}")
     if config.rename and load(config.subject).columns:
         reason = f"{config.subject} is delivered, and its names are a promise to those who read it; remove it"
         yield Problem(("rename",), reason)
@@ -93,6 +100,17 @@ def _wrong_values(config: "PipelineConfig", record: type[msgspec.Struct]) -> Ite
         if source.inside or target.inside or source.type != target.type:
             reason = f"{old} and {new} do not hold the same; name a field that holds {described(source.kind)}"
             yield Problem(("rename", old), reason)
+
+
+def _other_form(value: Any, names: Sequence[str], config: "PipelineConfig") -> str:
+    """Why a value is none that a record is delivered with; "" if it is."""
+    field = next(one for top in load(config.subject).fields for one in top.walk() if one.path == tuple(names))
+    drift, owner = Counter[str](), SimpleNamespace(**{field.name: copy.deepcopy(value)})
+    Settling((field,), drift)([owner])
+    settled = getattr(owner, field.name)
+    if settled != value:
+        return f"is delivered in another form; write {settled}"
+    return "holds a time in UTC; write it like 2021-10-27T08:38:02Z" if drift else ""
 
 
 def _wrong_redaction(config: "PipelineConfig", record: type[msgspec.Struct], gone: Gone) -> Iterator[Problem]:
@@ -139,10 +157,18 @@ def _wrong_thinning(config: "PipelineConfig", record: type[msgspec.Struct], gone
                 place, f"{path} holds {described(at.kind)}; name a field that holds text, a number, true or false"
             )
         yield from _unsteady(place, path, config, gone)
-        if any(touches(parts(path), parts(given)) for given in config.set_):
-            yield Problem(
-                place, f"{path} is set before, so all records would be alike; name a field that tells them apart"
-            )
+    deciding: dict[str, list[str]] = {
+        "sample": [config.sample.by] if config.sample and config.sample.by else [],
+        "deduplicate": config.deduplicate.by if config.deduplicate else [],
+    }
+    for stage, paths in deciding.items():
+        if paths and all(_is_set(path, config) for path in paths):
+            reason = f"{paths[0]} is set before, so all records would be alike; name a field that tells them apart"
+            yield Problem((stage, "by"), reason)
+
+
+def _is_set(path: str, config: "PipelineConfig") -> bool:
+    return any(touches(parts(path), parts(given)) for given in config.set_)
 
 
 def _unsteady(place: tuple[str | int, ...], path: str, config: "PipelineConfig", gone: Gone) -> Iterator[Problem]:

@@ -123,10 +123,14 @@ class Pipeline:
         positions, batch, routes = self._encrypt(positions, batch, routes, done)
         values = list(map(self._codec.encode, batch))
         positions, routes, values = self._hold_back_cards(positions, routes, values, batch, records, done)
-        if self._deduplicate is not None:
-            self._deduplicate.forget(records[position].offset for position, _ in done.dead)
+        self.forget(records[position].offset for position, _ in done.dead)
         done.positions, done.routes, done.values = self._copy(positions, routes, values)
         return done
+
+    def forget(self, offsets: Iterable[int]) -> None:
+        """The records of these offsets were not delivered: a later one of the same id is no repeat of them."""
+        if self._deduplicate is not None:
+            self._deduplicate.forget(offsets)
 
     def _take_keys(self) -> None:
         """What is done with keys is done with those that are active from now on."""

@@ -61,9 +61,11 @@ class Normaliser:
 
     def _record(self, struct: type[msgspec.Struct], fields: dict[str, Field], path: str, drift: str) -> Convert:
         converts: dict[str, Convert] = {}
+        attributes: dict[str, str] = {}
         for member in msgspec.structs.fields(struct):
-            field = fields.get(member.name)
-            converts[member.name] = self._field(field, member.type) if field else _text(f"{path}.{member.name}")
+            name = member.encode_name
+            field, attributes[name] = fields.get(name), member.name
+            converts[name] = self._field(field, member.type) if field else _text(f"{path}.{name}")
         count = self._drift
 
         def build(value: Any) -> Any:
@@ -79,7 +81,7 @@ class Normaliser:
                 if convert is None:
                     count["unknown-field"] += 1
                 else:
-                    taken[key] = None if item is None else convert(item)
+                    taken[attributes[key]] = None if item is None else convert(item)
             return struct(**taken)
 
         return build

@@ -18,7 +18,7 @@ from schemas.values import DOUBLE_EXACT, open_fault
 
 Path = tuple[str, ...]
 
-_NAME = re.compile(r'[^\x00-\x1f"\\]+')
+_NAME = re.compile(r'[^\x00-\x1f"\\\ud800-\udfff]+')
 
 _LONG = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 # The Python simulator's devices say the outcome in words, in every transaction: settling.py puts them right, and timestamps,
@@ -63,8 +63,13 @@ def is_field_name(name: str) -> bool:
 
 
 def attribute(name: str) -> str:
-    """What a field of this name is called in its Struct: so too, where Python allows that."""
-    return name if name.isidentifier() and not iskeyword(name) else f"x_{name.encode().hex()}"
+    """What a field of this name is called in its Struct: so too, where that is plain.
+
+    Python reads letters beyond ASCII as their plain forms (NFKC), and names with two underscores are its own. No schema has a
+    field whose name begins like those that are made here.
+    """
+    plain = name.isascii() and name.isidentifier() and not iskeyword(name) and not name.startswith("__")
+    return name if plain else f"é{name.encode().hex()}"
 
 
 def decoding_hook(type_: Any, value: Any) -> Any:

@@ -75,18 +75,22 @@ class Decryption:
         for field in self._fields:
             try:
                 field.decrypt(record)
-            except (_Undone, DecryptionFailed, UnknownKey) as error:
+            except (_Undone, UnknownKey) as error:
+                reasons.append(f"{field.rule.field}: {error}")
+            except DecryptionFailed as error:
                 other = self._written_for(field, record)
                 moved = f"the token is that of {other}, and was moved here; put it back there"
                 reasons.append(f"{field.rule.field}: {moved if other else error}")
         return reasons
 
     def _written_for(self, field: "_Field", record: dict[str, Any]) -> str:
-        """The other field that a value which does not open belongs to; "" if none can be told."""
-        if field.rule.is_token:
-            others = (one for one in self._fields if one.rule.is_token and one is not field)
-            return next((one.rule.field for one in others if one.opens(record, at(record, field.path))), "")
-        return ""
+        """The other field that a value which does not open belongs to; "" if none can be told.
+
+        Only keys that were just used are tried: for others somebody may have to be asked who refuses.
+        """
+        others = (one for one in self._fields if one.rule.is_token and one.rule.key == field.rule.key)
+        token = at(record, field.path)
+        return next((one.rule.field for one in others if one is not field and one.opens(record, token)), "")
 
 
 class _Field:
@@ -125,7 +129,7 @@ class _Field:
         """Whether a token was written in this field, beside what the record holds."""
         try:
             decrypt_field(self.rule, self._pipeline, self._keys, token, bound=self._bound(record))
-        except (DecryptionFailed, UnknownKey, AttributeError):  # the last for what is no text
+        except (DecryptionFailed, UnknownKey):
             return False
         return True
 

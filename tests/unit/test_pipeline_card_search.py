@@ -80,5 +80,15 @@ def test_many_texts_with_many_numbers_are_told_apart() -> None:
     assert len(expected) > 200
 
 
+def test_groups_that_may_be_read_as_two_numbers_give_both() -> None:
+    found = [one.digits for one in search([b"6440-5512-1289-3249-9"])]
+    assert found == [b"6440551212893249", b"64405512128932499"]
+
+
+def test_of_data_in_hex_what_is_near_is_looked_at_however_long_it_is() -> None:
+    assert search([b"4111111111111111a" * 20_000]) == []
+    assert len(search([b"4111111111111111a" * 3 + b"x"])) == 3
+
+
 def test_nothing_holds_nothing() -> None:
     assert search([]) == search([b""]) == search([b"", b"\n", b"4111"]) == []

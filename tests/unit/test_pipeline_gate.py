@@ -182,19 +182,24 @@ def test_what_a_record_brings_in_place_of_what_rules_add_is_removed(own: str) ->
     assert [str(why) for _, why in again.dead] == ["card-number-in-clear at .description"]
 
 
-def test_what_rules_add_may_be_called_anything_that_json_allows() -> None:
+@pytest.mark.parametrize(
+    "name",
+    ["the vector, of it", "ｃc_exp", "cc_numbeｒ", "ﬁx", "ª", "x_612d62", "__dict__", "__debug__", "__x", "def", "é"],
+)
+def test_what_rules_add_may_be_called_anything_that_json_allows(name: str) -> None:
     rule = {
         "field": ".transaction.cc.cc_number",
         "key": "k",
         "algorithm": "AES-256-CFB",
-        "iv_field": '.transaction.cc["the vector, of it"]',
+        "iv_field": f'.transaction.cc["{name}"]',
         "key_id_field": ".transaction.cc.class",
         "required_on": [],
     }
-    record = {"transaction": {"cc": {"cc_number": CARD, "class": CARD}}}
-    done = process(record, encrypt=[rule])
-    made = json.loads(done.values[0])["transaction"]["cc"]
-    assert list(made) == ["cc_number", "the vector, of it", "class"]
+    record = {"transaction": {"cc": {"cc_number": CARD, "cc_exp": "04/29", "class": CARD}}}
+    done = process(record, {"alert": 1, **record}, encrypt=[rule])
+    made, slowly = (json.loads(value)["transaction"]["cc"] for value in done.values)
+    assert made.pop("cc_exp") == slowly.pop("cc_exp") == "04/29"
+    assert list(made) == list(slowly) == ["cc_number", name, "class"]
     keys = Keys([Key("k", "1", bytes(32))])
     config = PipelineConfig.model_validate({"from": "r", "schema": "event", "encrypt": [rule]})
     value, vector, key_id = made.values()

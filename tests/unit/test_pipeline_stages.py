@@ -306,7 +306,8 @@ def test_what_decides_about_a_record_must_be_there_and_steady() -> None:
     assert "not among what is kept" in found["routes.a.0.field"]
     assert "not among what is kept" in found["encrypt.0.field"]
     alike = problems(set={".device.name": "x"}, deduplicate={"by": [".device.name"]})
-    assert "all records would be alike" in alike["deduplicate.by.0"]
+    assert "all records would be alike" in alike["deduplicate.by"]
+    pipeline(set={".device.name": "x"}, deduplicate={"by": [".id", ".device.name"]})
 
 
 def test_a_path_is_the_same_however_it_is_written() -> None:
@@ -332,6 +333,20 @@ def test_a_renamed_field_is_gone_for_what_comes_after() -> None:
     assert "is renamed before" in found["encrypt.0.field"]
     swapped = problems(schema="sim", rename={".iccid": ".msisdn", ".msisdn": ".iccid"})
     assert all("is renamed itself" in swapped[f"rename.{path}"] for path in (".iccid", ".msisdn"))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        (".timestamp", "yesterday", "write it like"),
+        (".timestamp", "2021-10-27 08:38:02", "write 2021-10-27T08:38:02Z"),
+        (".event_severity.description", "WARN", "write Warn"),
+        (".detail", {"quota": {"autoRefill": 1}}, "another form"),
+    ],
+)
+def test_set_gives_no_value_in_another_form_than_records_leave_in(path: str, value: Any, says: str) -> None:
+    assert says in problems(set={path: value})[f"set.{path}"]
+    pipeline(set={".timestamp": "2021-10-27T08:38:02.5Z", ".detail": {"quota": {"auto_refill": 1}}})
 
 
 def test_set_gives_decimals_their_fractions() -> None:
