@@ -8,6 +8,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from decimal import Decimal
+from operator import attrgetter
 from typing import Any
 
 from schemas.fields import Field
@@ -18,8 +19,8 @@ SEVERITIES = {"INFO": "Info", "WARN": "Warn", "CRITICAL": "Critical"}
 OUTCOMES = {"success": True, "fail": False}
 _all_utc = re.compile(rf"(?:{UTC}\n)*+").fullmatch
 
-Settle = Callable[[Sequence[Any], str], None]
-"""Puts the field of that name right in all of these objects."""
+Settle = Callable[[Sequence[Any], str, Callable[[Any], Any]], None]
+"""Puts the field of that name right in all of these objects; the last reads it."""
 
 
 class Settling:
@@ -28,56 +29,56 @@ class Settling:
     def __init__(self, fields: Sequence[Field], drift: Counter[str]) -> None:
         self._drift = drift
         around = len(fields[0].path) - 1 if fields else 0
-        self._loose: dict[tuple[str, ...], list[tuple[str, Settle]]] = defaultdict(list)
+        loose: dict[tuple[str, ...], list[tuple[Settle, str, Callable[[Any], Any]]]] = defaultdict(list)
         for field in (field for top in fields for field in top.walk()):
             settle = self._of(field)
             if settle is not None:
-                self._loose[field.path[around:-1]].append((field.name, settle))
+                loose[field.path[around:-1]].append((settle, field.name, attrgetter(field.name)))
+        self._loose = [(list(map(attrgetter, path)), settles) for path, settles in loose.items()]
 
     def __call__(self, records: Sequence[Any]) -> None:
         """Put these records right, which no other way has been through."""
-        for path, fields in self._loose.items():
+        for steps, fields in self._loose:
             owners = records
-            for step in path:
-                owners = [held for owner in owners if (held := getattr(owner, step))]
+            for step in steps:
+                owners = list(filter(None, map(step, owners)))
             if owners:
-                for name, settle in fields:
-                    settle(owners, name)
+                for settle, name, read in fields:
+                    settle(owners, name, read)
 
     def _of(self, field: Field) -> Settle | None:
         by_drift: dict[str, Settle] = {"outcome": self._outcomes, "severity": self._severities}
         by_kind: dict[str, Settle] = {"timestamp": self._timestamps, "object": self._details}
         return by_drift.get(field.drift) or by_kind.get(field.kind)
 
-    def _outcomes(self, owners: Sequence[Any], name: str) -> None:
+    def _outcomes(self, owners: Sequence[Any], name: str, read: Callable[[Any], Any]) -> None:
         for owner in owners:
-            said = getattr(owner, name)
+            said = read(owner)
             if said.__class__ is str:
                 setattr(owner, name, OUTCOMES[said])
                 self._drift["outcome"] += 1
 
-    def _severities(self, owners: Sequence[Any], name: str) -> None:
-        if SEVERITIES.keys().isdisjoint([getattr(owner, name) for owner in owners]):
+    def _severities(self, owners: Sequence[Any], name: str, read: Callable[[Any], Any]) -> None:
+        if SEVERITIES.keys().isdisjoint(map(read, owners)):
             return
         for owner in owners:
-            if (said := getattr(owner, name)) in SEVERITIES:
+            if (said := read(owner)) in SEVERITIES:
                 setattr(owner, name, SEVERITIES[said])
                 self._drift["severity"] += 1
 
-    def _timestamps(self, owners: Sequence[Any], name: str) -> None:
-        texts = [text for owner in owners if (text := getattr(owner, name)).__class__ is str]
-        joined = "".join([f"{text}\n" for text in texts])
-        if _all_utc(joined) and joined.count("\n") == len(texts):
+    def _timestamps(self, owners: Sequence[Any], name: str, read: Callable[[Any], Any]) -> None:
+        texts = [text for text in map(read, owners) if text.__class__ is str]
+        joined = "\n".join([*texts, ""])
+        if not texts or (_all_utc(joined) and joined.count("\n") == len(texts)):
             return
         for owner in owners:
-            text = getattr(owner, name)
+            text = read(owner)
             if text.__class__ is str:
                 setattr(owner, name, settled_timestamp(text, self._drift))
 
-    def _details(self, owners: Sequence[Any], name: str) -> None:
-        for owner in owners:
-            detail = getattr(owner, name)
-            if detail.__class__ is dict and "quota" in detail:
+    def _details(self, owners: Sequence[Any], name: str, read: Callable[[Any], Any]) -> None:
+        for detail in filter(None, map(read, owners)):
+            if "quota" in detail:
                 settle_quota(detail, self._drift)
 
 

@@ -1,5 +1,6 @@
 """`sluice bench`: the figures as a table with ratios, or as JSON."""
 
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -14,6 +15,7 @@ from sluice.exits import Exit, UserError
 def show(names: Sequence[str], records: int, rounds: int, as_json: bool) -> None:
     """Measure these, or everything, and print the medians. Blocks for minutes; progress goes to stderr."""
     console = Console(stderr=True)
+    logging.getLogger("aiokafka").setLevel(logging.ERROR)  # a topic that was just made refuses its first batches
     with console.status("starting Kafka") as status:
         try:
             figures = run(names or NAMES, records, rounds=rounds, progress=status.update)

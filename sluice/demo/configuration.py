@@ -108,7 +108,7 @@ def _events() -> dict[str, Any]:
         "from": RAW_EVENTS,
         "schema": "event",
         "enrich": [
-            {"by": f".{one}.id", "from": f"{one}s", "into": f".{one}"} for one in ("endpoint", "sim", "imsi")
+            {"by": f".{one}.id", "from": f"{one}s", "into": f".{one}"} for one in ("endpoint", "sim", "imsi", "user")
         ],
         "drop": [".buffer"],
         "routes": {
