@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from pipeline.config import PipelineConfig
+from pipeline.keys import Key, Keys
 from pipeline.pipeline import Pipeline
 from pipeline.references import Tables
 from sluice import decrypt
@@ -152,6 +153,34 @@ def test_every_way_to_break_a_token_has_its_own_error_and_none_gives_a_value(
     assert (
         said(token.replace(":1:", ":2:")) == "the token names b/2, and was made with b/1; check who changed its key id"
     )
+
+
+def test_nobody_is_asked_for_another_key_because_a_token_does_not_open(config: Config) -> None:
+    """Whom a KMS policy gives one key must not fail at the others."""
+    (line,) = encrypted(config, SALE)
+    record = json.loads(line)
+    token = record["transaction"]["cc"]["cc_name"]
+    record["transaction"]["cc"]["cc_name"] = token[:-6] + ("A" if token[-6] != "A" else "B") + token[-5:]
+    record["user"] = None
+    keys = Asked(loaded(config))
+    rules = config.pipelines["events"].encrypt
+    other = rules[2].model_copy(update={"key": "elsewhere"})
+    config.pipelines["events"].encrypt[2] = other
+    reasons = decrypt.Decryption(config, "events", keys)(record)
+    assert [reason.partition(":")[0] for reason in reasons] == [".transaction.cc.cc_name"]
+    assert keys.asked == {"a", "b"}
+
+
+class Asked(Keys):
+    """Keeps in mind which keys were asked for."""
+
+    def __init__(self, keys: Keys) -> None:
+        super().__init__(keys)
+        self.asked: set[str] = set()
+
+    def find(self, name: str, id_: str) -> Key:
+        self.asked.add(name)
+        return super().find(name, id_)
 
 
 def test_a_retired_key_is_named(config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
