@@ -1,7 +1,7 @@
 """The work without any framework: what an expert would write on aiokafka for speed, and what the router is measured against.
 
 Partition and order are kept, offsets are committed up to what is acknowledged. It has no schema, card gate, headers, dead letters
-or metrics, and one bad record ends it.
+or metrics, keeps to the client's public methods, and one bad record ends it.
 """
 
 import asyncio
