@@ -52,6 +52,10 @@ _WORTH = np.zeros((3, 256), np.uint8)
 """What a digit adds to the sum if it counts so often."""
 _WORTH[1, :10], _WORTH[2, :10] = range(10), [2 * digit - 9 * (digit > 4) for digit in range(10)]
 
+_NOWHERE = np.empty(0, np.intp)
+_AT_ONCE = 4096
+"""So many places are looked at together, or those of one window; each takes some 500 bytes."""
+
 Bytes = NDArray[np.uint8]
 Flags = NDArray[np.bool_]
 Places = NDArray[np.intp]
@@ -94,8 +98,13 @@ class CardSearch:
     def _candidates(self, content: bytes) -> list[int]:
         everything = np.frombuffer(content, np.uint8)
         candidates: list[int] = []
+        found = _NOWHERE
         for at in range(0, len(everything) - _AHEAD, _STEP):
-            candidates += _may_be_cards(everything, self._in_window(everything[at : at + _WINDOW]) + at).tolist()
+            found = np.concatenate((found, self._in_window(everything[at : at + _WINDOW]) + at))
+            if len(found) > _AT_ONCE:
+                candidates += _may_be_cards(everything, found).tolist()
+                found = _NOWHERE
+        candidates += _may_be_cards(everything, found).tolist()
         return candidates
 
     def _in_window(self, window: Bytes) -> Places:
