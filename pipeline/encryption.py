@@ -289,8 +289,7 @@ def _gather(location: Location) -> Gather:
     for name in above[:-1]:
         source = f"({source}.{name} or UNKNOWN)"
     lines = ["def gather(records):", f"    return [{source}.{above[-1]} for r in records]"]
-    nothing = type(
-        "Nothing", (), dict.fromkeys(above, UNSET)
-    )()  # for an object that is not there: its fields are absent
+    # Stands for an object that is not there: its fields are absent.
+    nothing = type("Nothing", (), dict.fromkeys(above, UNSET))()
     gather: Gather = compiled("gather", lines, {"UNKNOWN": nothing})
     return gather

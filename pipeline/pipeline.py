@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
 from typing import Any
@@ -18,7 +18,7 @@ from pipeline.redaction import compile_redact
 from pipeline.references import Tables
 from pipeline.shaping import compile_drop, compile_keep, compile_rename, compile_set
 from pipeline.thinning import Deduplicate, Sample
-from schemas.codec import UNTAKEN, Codec
+from schemas.codec import Codec
 from schemas.refused import Refused
 from schemas.subjects import load
 from schemas.writers import Writers
@@ -147,43 +147,20 @@ class Pipeline:
         return hashlib.sha256(plan.encode()).hexdigest()[:12]
 
     def _decode(self, records: Sequence[Record], done: Processed) -> tuple[Sequence[int], list[Any]]:
-        values = [record.value for record in records]
         drift_before = self._codec.drift.copy()
-        batch: list[Any] = []
-        slow: list[Any] = []
-        decoding = map(self._codec.decode_fast, values)  # type: ignore[arg-type]  # None is refused like any other value
-        while not self._decode_fast(decoding, batch):
-            position = len(batch) + len(done.dead)
-            try:
-                slow.append(self._codec.decode_slowly(values[position]))
-                batch.append(slow[-1])
-            except Refused as refused:
-                done.dead.append((position, self._explained(refused)))
-        known = set(map(id, slow))
-        self._codec.settle([record for record in batch if id(record) not in known] if known else batch)
+        batch, refused = self._codec.decode_batch([record.value for record in records])
+        done.dead = [(position, self._explained(why)) for position, why in refused]
         done.drift = self._codec.drift - drift_before
         if not done.dead:
-            return range(len(values)), batch
+            return range(len(records)), batch
         dead = {position for position, _ in done.dead}
-        return [position for position in range(len(values)) if position not in dead], batch
-
-    @staticmethod
-    def _decode_fast(decoding: Iterator[Any], batch: list[Any]) -> bool:
-        """Decode up to the end, or up to and with the first record that the fast decoder does not take: then False.
-
-        What came before that record is in the batch, and the next call goes on behind it.
-        """
-        try:
-            batch.extend(decoding)
-        except UNTAKEN:
-            return False
-        return True
+        return [position for position in range(len(records)) if position not in dead], batch
 
     def _explained(self, refused: Refused) -> Refused:
-        """A refusal without its traceback, which holds the record; a field to encrypt has a reason of its own."""
+        """A field to encrypt has a reason of its own."""
         if refused.reason == "wrong-type" and refused.path in self._encryption.paths:
             return Refused("card-field-not-a-string", refused.path)
-        return Refused(refused.reason, refused.path)
+        return refused
 
     def _enrich(self, positions: Sequence[int], batch: list[Any], done: Processed) -> tuple[Sequence[int], list[Any]]:
         gone: dict[int, Refused] = {}

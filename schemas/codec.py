@@ -2,7 +2,7 @@
 
 import io
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from decimal import Decimal
 from typing import Any
@@ -50,7 +50,7 @@ class Codec:
         self.writers = writers or Writers()
         self.type: type[msgspec.Struct] = record_type(subject, extra, encrypted)
         self.drift: Counter[str] = Counter()
-        self.decode_fast: Callable[[bytes], Any] = msgspec.json.Decoder(
+        self.decode_fast: Callable[[Any], Any] = msgspec.json.Decoder(
             self.type, dec_hook=decoding_hook, float_hook=Decimal
         ).decode
         self.encode: Callable[[Any], bytes] = _encoder.encode
@@ -64,10 +64,29 @@ class Codec:
         In Avro null and absent are the same: null fields are left out. Raises Refused, never anything else.
         """
         with suppress(*UNTAKEN):
-            record = self.decode_fast(value)  # type: ignore[arg-type]  # it does not take None
+            record = self.decode_fast(value)
             self.settle([record])
             return record
         return self.decode_slowly(value)
+
+    def decode_batch(self, values: Sequence[bytes | None]) -> tuple[list[Any], list[tuple[int, Refused]]]:
+        """The same for many: the records that are taken, in order, and the positions of the others, in order, with reasons.
+
+        The reasons hold no traceback, in which the record would be.
+        """
+        batch: list[Any] = []
+        slow: set[int] = set()
+        refused: list[tuple[int, Refused]] = []
+        decoding = map(self.decode_fast, values)
+        while not _is_extended(batch, decoding):
+            position = len(batch) + len(refused)
+            try:
+                batch.append(self.decode_slowly(values[position]))
+                slow.add(len(batch) - 1)
+            except Refused as why:
+                refused.append((position, Refused(why.reason, why.path)))
+        self.settle([record for at, record in enumerate(batch) if at not in slow] if slow else batch)
+        return batch, refused
 
     def decode_slowly(self, value: bytes | None) -> Any:
         """The same for a record that `decode_fast` did not take."""
@@ -99,6 +118,18 @@ class Codec:
         if not isinstance(record, dict):
             raise Refused("not-avro")
         return record
+
+
+def _is_extended(batch: list[Any], decoding: Iterator[Any]) -> bool:
+    """Decode up to the end, or up to and with the first record that the fast decoder does not take: then False.
+
+    What came before that record is in the batch, and the next call goes on behind it.
+    """
+    try:
+        batch.extend(decoding)
+    except UNTAKEN:
+        return False
+    return True
 
 
 def _json(value: bytes) -> Any:

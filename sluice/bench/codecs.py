@@ -5,13 +5,12 @@ In pieces of 400, as a router does it; records of simulated devices, the same in
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import fastavro.validation
 import orjson
 
 from agents.router import PIECE_RECORDS
-from schemas.codec import UNTAKEN, Codec
+from schemas.codec import Codec
 from schemas.containers import avro_form
 from schemas.drift import parsed
 from schemas.subjects import load
@@ -26,17 +25,7 @@ def codec(subject: str) -> Work:
     made = Codec(load(subject))
 
     def work(values: Sequence[bytes]) -> list[bytes]:
-        batch: list[Any] = []
-        slow: list[int] = []
-        decoding = map(made.decode_fast, values)
-        while True:
-            try:
-                batch.extend(decoding)
-                break
-            except UNTAKEN:
-                slow.append(len(batch))
-                batch.append(made.decode_slowly(values[len(batch)]))
-        made.settle([record for at, record in enumerate(batch) if at not in slow] if slow else batch)
+        batch, _ = made.decode_batch(values)
         return list(map(made.encode, batch))
 
     return work
