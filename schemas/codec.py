@@ -30,7 +30,8 @@ class Codec:
 
     `type` is the Struct type of the records. `decode_fast(bytes)` is the C decoder itself: it takes records that keep the
     contract to the letter, or in the forms that settling.py knows, and raises one of UNTAKEN for others, which `decode_slowly`
-    may still take. What `decode_fast` gives goes through `settle(records)` before use, and nothing else does.
+    may still take. What `decode_fast` gives goes through `settle(records)` before use, and nothing else does;
+    what that raises ValueError for goes through `decode_slowly` too.
 
     `encode(record)` gives JSON in UTF-8: keys in schema order, absent stays absent, null stays null, decimals as they were
     written. `drift` counts normalisations by kind, since the start.
@@ -74,6 +75,22 @@ class Codec:
 
         The reasons hold no traceback, in which the record would be.
         """
+        drift_before = self.drift.copy()
+        try:
+            return self._decode_together(values)
+        except ValueError:  # an open object in one of them holds what none may
+            self.drift.clear()
+            self.drift.update(drift_before)
+        batch: list[Any] = []
+        refused: list[tuple[int, Refused]] = []
+        for position, value in enumerate(values):
+            try:
+                batch.append(self.decode(value))
+            except Refused as why:
+                refused.append((position, Refused(why.reason, why.path)))
+        return batch, refused
+
+    def _decode_together(self, values: Sequence[bytes | None]) -> tuple[list[Any], list[tuple[int, Refused]]]:
         batch: list[Any] = []
         slow: set[int] = set()
         refused: list[tuple[int, Refused]] = []

@@ -13,7 +13,7 @@ from typing import Any
 
 from schemas.fields import Field
 from schemas.timestamps import UTC, in_utc
-from schemas.values import NUMBER, camel_keys
+from schemas.values import NUMBER, camel_keys, open_fault
 
 SEVERITIES = {"INFO": "Info", "WARN": "Warn", "CRITICAL": "Critical"}
 OUTCOMES = {"success": True, "fail": False}
@@ -30,19 +30,25 @@ class Settling:
         self._drift = drift
         around = len(fields[0].path) - 1 if fields else 0
         loose: dict[tuple[str, ...], list[tuple[Settle, str, Callable[[Any], Any]]]] = defaultdict(list)
+        self._open: list[tuple[Sequence[Callable[[Any], Any]], int]] = []
         for field in (field for top in fields for field in top.walk()):
+            if field.kind == "object":
+                self._open.append((list(map(attrgetter, field.path[around:])), len(field.path)))
             settle = self._of(field)
             if settle is not None:
                 loose[field.path[around:-1]].append((settle, field.name, attrgetter(field.name)))
         self._loose = [(list(map(attrgetter, path)), settles) for path, settles in loose.items()]
 
     def __call__(self, records: Sequence[Any]) -> None:
-        """Put these records right, which no other way has been through."""
+        """Put these records right, which no other way has been through.
+
+        Raises ValueError if an open object in one of them holds what none may; then nothing was changed or counted.
+        """
+        for steps, depth in self._open:
+            if open_fault(_follow(steps, records), depth):
+                raise ValueError
         for steps, fields in self._loose:
-            owners = records
-            for step in steps:
-                owners = list(filter(None, map(step, owners)))
-            if owners:
+            if owners := _follow(steps, records):
                 for settle, name, read in fields:
                     settle(owners, name, read)
 
@@ -80,6 +86,13 @@ class Settling:
         for detail in filter(None, map(read, owners)):
             if "quota" in detail:
                 settle_quota(detail, self._drift)
+
+
+def _follow(steps: Sequence[Callable[[Any], Any]], owners: Sequence[Any]) -> Sequence[Any]:
+    """What lies behind these steps, of those that have it."""
+    for step in steps:
+        owners = list(filter(None, map(step, owners)))
+    return owners
 
 
 def settled_timestamp(text: str, drift: Counter[str]) -> str:

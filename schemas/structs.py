@@ -30,7 +30,11 @@ _SCALARS: dict[str, Any] = {"string": str, "timestamp": str, "long": _LONG, "dou
 
 
 class _Checked(type):
-    """A type that msgspec does not know, so that it asks `decoding_hook`; its instances are those of `held`."""
+    """A type that msgspec does not know, so that it asks `decoding_hook`; its instances are those of `held`.
+
+    Without a quantum it is an open field that may hold any JSON. An open object is a plain dict, which C decodes without asking:
+    settling.py looks into those of a batch together.
+    """
 
     held: tuple[type, ...]
     quantum: Decimal | None
@@ -44,8 +48,8 @@ class _Checked(type):
 def record_type(subject: Subject, extra: Iterable[Path] = (), encrypted: Collection[Path] = ()) -> type[msgspec.Struct]:
     """The Struct type of a subject's newest version: fields in schema order, each `T | None | UnsetType`, absent by default.
 
-    Text is str, ids are int, decimals are subclasses of Decimal in name only (values are plain Decimals), open fields are
-    classes of their own (values are plain dicts and JSON values). Decoders of the type need `dec_hook=decoding_hook`.
+    Text is str, ids are int, decimals are subclasses of Decimal in name only (values are plain Decimals), open objects are
+    dict, fields for any JSON a class of their own. Decoders of the type need `dec_hook=decoding_hook`.
 
     `extra` are paths of further text fields, appended to the records that they name (`("transaction", "cc", "number_iv")`);
     paths that are there already are left as they are. `encrypted` are paths of fields that are text, whatever the schema
@@ -76,7 +80,7 @@ def decoding_hook(type_: Any, value: Any) -> Any:
     """msgspec's hook for decimals and open fields. Raising sends the record to the slow path, which says what is wrong."""
     quantum = type_.quantum
     if quantum is None:
-        if (type_.held is _OBJECT and type(value) is not dict) or open_fault(value, type_.depth):
+        if open_fault([value], type_.depth):
             raise ValueError
         return value
     if type(value) is not Decimal:
@@ -90,12 +94,9 @@ def decoding_hook(type_: Any, value: Any) -> Any:
     return value
 
 
-_OBJECT = (dict,)
-
-
 @functools.cache
-def _open_type(held: tuple[type, ...], depth: int) -> type:
-    return _Checked("Open", (), {"held": held, "quantum": None, "depth": depth})
+def _open_type(depth: int) -> type:
+    return _Checked("Open", (), {"held": (object,), "quantum": None, "depth": depth})
 
 
 @functools.cache
@@ -137,9 +138,9 @@ def _type(field: Field, extra: list[Path]) -> Any:
         case "decimal":
             return _decimal_type(field.precision, field.scale)
         case "object":
-            return _open_type(_OBJECT, len(field.path))
+            return dict
         case "json":
-            return _open_type((object,), len(field.path))
+            return _open_type(len(field.path))
         case _:
             return _OUTCOME if field.drift == "outcome" else _SCALARS[field.kind]
 

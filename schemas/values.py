@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -19,24 +20,27 @@ NUMBER = re.compile(r"-?\d{1,20}(\.\d{1,20})?", re.ASCII)
 _CAMEL_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
-def open_fault(value: Any, depth: int) -> Literal["", "too-deep", "wrong-type"]:
-    """What is wrong with a JSON value that lies inside `depth` others. Numbers beyond 64 bits or a double are a wrong type."""
-    kind = type(value)
-    if kind is dict:
-        value = value.values()
-    elif kind is not list:
-        return "" if _holds(value) else "wrong-type"
-    if depth >= MAX_DEPTH:
-        return "too-deep"
-    for item in value:
-        kind = item.__class__
-        if kind in _HARMLESS:
-            continue
-        if kind is int:
-            if not LONG_MIN <= item <= LONG_MAX:
+def open_fault(values: Sequence[Any], depth: int) -> Literal["", "too-deep", "wrong-type"]:
+    """What is wrong with one of these JSON values, each of which lies inside `depth` others; "" if nothing is.
+
+    Numbers beyond 64 bits or a double are a wrong type.
+    """
+    while values := [value for value in values if value.__class__ not in _HARMLESS]:
+        below: list[Any] = []
+        nested = False
+        for value in values:
+            kind = value.__class__
+            if kind is dict or kind is list:
+                nested = True
+                below += value.values() if kind is dict else value
+            elif kind is int:
+                if not LONG_MIN <= value <= LONG_MAX:
+                    return "wrong-type"
+            elif not math.isfinite(float(value)):
                 return "wrong-type"
-        elif fault := open_fault(item, depth + 1):
-            return fault
+        if nested and depth >= MAX_DEPTH:
+            return "too-deep"
+        values, depth = below, depth + 1
     return ""
 
 
@@ -70,11 +74,3 @@ def camel_keys(quota: dict[str, Any]) -> dict[str, str]:
         if name != key and (name := name.lower()) not in quota and name not in names.values():
             names[key] = name
     return names
-
-
-def _holds(value: Any) -> bool:
-    if type(value) is int:
-        return LONG_MIN <= value <= LONG_MAX
-    if isinstance(value, float | Decimal):
-        return math.isfinite(float(value))
-    return True

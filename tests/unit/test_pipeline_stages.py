@@ -342,6 +342,7 @@ def test_a_renamed_field_is_gone_for_what_comes_after() -> None:
         (".timestamp", "2021-10-27 08:38:02", "write 2021-10-27T08:38:02Z"),
         (".event_severity.description", "WARN", "write Warn"),
         (".detail", {"quota": {"autoRefill": 1}}, "another form"),
+        (".detail", {"a": [2**63]}, "64 bits"),
     ],
 )
 def test_set_gives_no_value_in_another_form_than_records_leave_in(path: str, value: Any, says: str) -> None:

@@ -11,6 +11,7 @@ from pipeline.keys import Keys
 from pipeline.pipeline import Pipeline
 from pipeline.references import Tables
 from schemas.codec import Codec
+from schemas.refused import Refused
 from schemas.subjects import load
 
 FORMS = [
@@ -49,6 +50,34 @@ def test_both_ways_make_the_same_of_records(given_records: list[dict[str, Any]])
     done = pipeline.process([Raw(value) for value in values])
     assert done.values == expected
     assert done.drift == fast.drift
+
+
+@given(st.lists(st.sampled_from([
+    b'{"id":1,"detail":{"a":{"b":[9223372036854775807,-9223372036854775808,1.5]}}}',
+    b'{"id":2,"detail":{"quota":{"volume":"1.5"}},"alert":1}',
+    b'{"id":3,"timestamp":"2021-10-27 08:38:02"}',
+    b'{"id":4,"detail":{"a":[9223372036854775808]}}',
+    b'{"id":5,"detail":{"quota":{"autoRefill":true},"a":{"b":-1e999}}}',
+    b'{"id":6,"detail":' + b'{"a":' * 99 + b"1" + b"}" * 99 + b',"timestamp":"2021-10-27 08:38:02"}',
+    b'{"id":7,"detail":' + b'{"a":' * 98 + b"1" + b"}" * 98 + b"}",
+    b"no JSON",
+]), max_size=8))  # fmt: skip
+def test_an_object_with_what_none_may_hold_costs_the_others_of_its_batch_nothing(values: list[bytes]) -> None:
+    together, apart = Codec(load("event")), Codec(load("event"))
+    batch, refused = together.decode_batch(values)
+    taken, reasons = [], []
+    for position, value in enumerate(values):
+        try:
+            taken.append(apart.encode(apart.decode(value)))
+        except Refused as why:
+            reasons.append((position, why.reason, why.path))
+    assert [together.encode(record) for record in batch] == taken
+    assert [(position, why.reason, why.path) for position, why in refused] == reasons
+    assert together.drift == apart.drift
+    wrong = {4: ("wrong-type", ".detail"), 5: ("wrong-type", ".detail"), 6: ("too-deep", "")}
+    for position, *reason in reasons:
+        number = int(values[position][6:7]) if values[position][:1] == b"{" else 0
+        assert tuple(reason) == wrong.get(number, ("not-json", ""))
 
 
 class Raw:
