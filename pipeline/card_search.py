@@ -1,8 +1,8 @@
 """Finds the card numbers in many texts at once. Nearly no text holds one, so what counts is how fast that is seen.
 
 numpy looks at every byte, a window at a time: some ten operations that the processor does on 16 to 64 bytes each. They leave
-the runs of digits that are as long as a number, about one for each record. A look at the lengths, issuers and Luhn sums of all of
-these leaves one for some hundred records, and only that is looked at by itself.
+the runs of digits that are as long as a number, about one for each record; those that begin like an issuer's are looked at by
+themselves.
 """
 
 import functools
@@ -10,7 +10,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +29,8 @@ _GROUPED = tuple(
 _BACKSLASH, _ESCAPE, _ESCAPED, _ESCAPE_BYTES = b"\\", b"\\u00", re.compile(rb"\\u00[0-9a-fA-F]{2}"), 6
 """How control characters stand in JSON. Their digits are none of a number that follows them, as it does in a card's track."""
 _UUID_BYTES = 36
-_NEAR = 128
-"""As long as the longest hash (SHA-512) is in hex."""
+NEAR = 128
+"""So many bytes around a number are looked at: as many as the longest hash (SHA-512) has in hex."""
 _UUID = re.compile(rb"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _HEX = re.compile(rb"(?=[0-9]*[A-Fa-f][0-9]*[A-Fa-f])[0-9A-Fa-f]{24,}")
 """Of a hash or an id in hex: longer than a number with a letter before it, and with more than one letter in it."""
@@ -43,18 +43,8 @@ _AHEAD = LONGEST + 1
 _BEHIND = b"\n" * _AHEAD
 _STEP = _WINDOW - _AHEAD - 1
 """Windows overlap: what begins in one is seen with the byte before it and _AHEAD bytes from it on."""
-_ALONG = np.arange(_AHEAD)
-_GROUP, _PLACES = 4, np.array([1000, 100, 10, 1])
-"""How many digits tell an issuer and are the first group of a number, and what each of them is worth."""
-_WEIGHTS = np.array([[0 if at >= size else 1 + (size - 1 - at) % 2 for at in range(_AHEAD)] for size in range(_AHEAD)])
-"""By the count of digits how often each of them counts in Luhn's sum: once, or doubled."""
-_WORTH = np.zeros((3, 256), np.uint8)
-"""What a digit adds to the sum if it counts so often."""
-_WORTH[1, :10], _WORTH[2, :10] = range(10), [2 * digit - 9 * (digit > 4) for digit in range(10)]
-
-_NOWHERE = np.empty(0, np.intp)
-_AT_ONCE = 4096
-"""So many places are looked at together, or those of one window; each takes some 500 bytes."""
+_GROUP = 4
+"""How many digits tell an issuer, and are the first group of a number."""
 
 Bytes = NDArray[np.uint8]
 Flags = NDArray[np.bool_]
@@ -79,7 +69,10 @@ class CardSearch:
     memory of its own, less than 1 MB, and in as much again as the texts have.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, other_kinds: re.Pattern[bytes] | None = None) -> None:
+        """No number is either what has `other_kinds` right before it: a pattern that ends with \\Z and looks at most NEAR bytes
+        back."""
+        self._other_kinds = other_kinds
         self._offsets: Bytes = np.empty(_WINDOW, np.uint8)
         self._flags: list[Flags] = [np.empty(_WINDOW, np.bool_) for _ in range(4)]
 
@@ -88,24 +81,27 @@ class CardSearch:
         content = b"\n".join([b"", *texts, _BEHIND])
         if _BACKSLASH in content and _ESCAPE in content:  # the first is seen ten times as fast
             content = _ESCAPED.sub(b"x" * _ESCAPE_BYTES, content)
-        lengths: list[int] = []
-        for at in self._candidates(content):
-            for digits in _numbers(content, at):
-                lengths = lengths or list(accumulate(map(len, texts), initial=1))
-                text = bisect_right(range(len(texts)), at, key=lambda index: lengths[index] + index) - 1
-                yield Found(text, at - lengths[text] - text, digits)
+        starts: list[int] = []
+        for at, digits in self._numbers(content):
+            if self._other_kinds is None or not self._other_kinds.search(content, max(0, at - NEAR), at):
+                starts = starts or list(accumulate(map(len, texts), lambda start, size: start + size + 1, initial=1))
+                text = bisect_right(starts, at) - 1
+                yield Found(text, at - starts[text], digits)
 
-    def _candidates(self, content: bytes) -> list[int]:
-        everything = np.frombuffer(content, np.uint8)
-        candidates: list[int] = []
-        found = _NOWHERE
-        for at in range(0, len(everything) - _AHEAD, _STEP):
-            found = np.concatenate((found, self._in_window(everything[at : at + _WINDOW]) + at))
-            if len(found) > _AT_ONCE:
-                candidates += _may_be_cards(everything, found).tolist()
-                found = _NOWHERE
-        candidates += _may_be_cards(everything, found).tolist()
-        return candidates
+    def _numbers(self, content: bytes) -> Iterator[tuple[int, bytes]]:
+        """Where a number begins, and its digits."""
+        everything, issued, plain = np.frombuffer(content, np.uint8), _issued(), _PLAIN.match
+        for start in range(0, len(everything) - _AHEAD, _STEP):
+            for place in self._in_window(everything[start : start + _WINDOW]).tolist():
+                at = start + place
+                if content[at : at + _GROUP] not in issued:
+                    continue
+                if match := plain(content, at):
+                    if passes_luhn(match[0]) and not _is_fraction(content, at) and not _is_hexadecimal(content, at):
+                        yield at, match[0]
+                elif content[at + _GROUP] in _SEPARATORS:
+                    for digits in _grouped(content, at):
+                        yield at, digits
 
     def _in_window(self, window: Bytes) -> Places:
         """Where a card's number may begin: from the second byte to the last that has _AHEAD bytes behind it."""
@@ -125,41 +121,22 @@ class CardSearch:
         return either.nonzero()[0] + 1
 
 
-def _may_be_cards(content: Bytes, found: Places) -> Places:
-    """Those of these places where a number begins that an issuer gives out and that fulfils Luhn's check, or its first group."""
-    issued = _issued()
-    prefixes = (content[found[:, None] + _ALONG[:_GROUP]] - 48) @ _PLACES
-    likely = issued[prefixes, 0]
-    found, prefixes = found[likely], prefixes[likely]
-    sizes = ((content[found[:, None] + _ALONG[SHORTEST:]] - 48) > 9).argmax(axis=1) + SHORTEST
-    sizes[content[found + _GROUP] < 48] = 0  # a separator
-    likely = issued[prefixes, sizes]
-    found, sizes = found[likely], sizes[likely]
-    worth: Bytes = _WORTH[_WEIGHTS[sizes], content[found[:, None] + _ALONG] - 48]
-    return cast(Places, found[worth.sum(axis=1) % 10 == 0])
-
-
 @functools.cache
-def _issued() -> Flags:
-    """For each number of four digits, whether a card's number of so many digits begins with it; at 0, whether any does."""
-    table = np.array(
-        [[is_issued(b"%04d" % one + b"0" * (size - _GROUP)) for size in range(_AHEAD)] for one in range(10_000)]
+def _issued() -> frozenset[bytes]:
+    """What the numbers of cards begin with, in four digits."""
+    beginnings = (b"%04d" % number for number in range(10**_GROUP))
+    return frozenset(
+        one for one in beginnings if any(is_issued(one.ljust(size, b"0")) for size in range(SHORTEST, LONGEST + 1))
     )
-    table[:, 0] = table.any(axis=1)
-    return table
 
 
-def _numbers(content: bytes, at: int) -> Iterator[bytes]:
-    """The digits of the card numbers that begin here: none, one, or several where groups may be read as longer or shorter."""
-    if match := _PLAIN.match(content, at):
-        if passes_luhn(match[0]) and not _is_fraction(content, at) and not _is_hexadecimal(content, at):
-            yield match[0]
-    elif content[at + _GROUP] in _SEPARATORS:
-        for grouped in _GROUPED:
-            if match := grouped.match(content, at):
-                digits = match[0].translate(None, _SEPARATORS)
-                if is_card_number(digits) and not _is_in_a_uuid(content, at):
-                    yield digits
+def _grouped(content: bytes, at: int) -> Iterator[bytes]:
+    """The digits of the numbers in groups that begin here: none, one, or several where groups may be read in two ways."""
+    for grouped in _GROUPED:
+        if match := grouped.match(content, at):
+            digits = match[0].translate(None, _SEPARATORS)
+            if is_card_number(digits) and not _is_in_a_uuid(content, at):
+                yield digits
 
 
 def _is_fraction(content: bytes, at: int) -> bool:
@@ -169,9 +146,9 @@ def _is_fraction(content: bytes, at: int) -> bool:
 
 def _is_hexadecimal(content: bytes, at: int) -> bool:
     """Whether the word around is a hash, an id in hex or other data in hex. Of a long word, what is near."""
-    before = _WORD.match(content[max(0, at - _NEAR) : at][::-1])
+    before = _WORD.match(content[max(0, at - NEAR) : at][::-1])
     start = at - len(before[0] if before else b"")
-    word = _WORD.match(content, start, at + _NEAR)
+    word = _WORD.match(content, start, at + NEAR)
     return word is not None and _HEX.fullmatch(word[0]) is not None
 
 

@@ -7,6 +7,7 @@ UUIDs, hashes in hex, and the digits behind a decimal point.
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ _KINDS = frozenset({"imei", "imsi", "iccid", "msisdn"})
 _OF_A_KIND = re.compile(rb'"[A-Za-z_]*(?:imei|imsi|iccid|msisdn)[A-Za-z_]*":"?\Z', re.IGNORECASE)
 _IN_A_FIELD = re.compile(rb'":"?-?\Z')
 _NAME_BYTES = 64
+_headers = attrgetter("headers")
 _NO_SEPARATORS = str.maketrans("", "", " -")
 
 Values = Callable[[Any], tuple[Any, ...]]
@@ -41,7 +43,7 @@ class Gate:
         self._kinds = _values(kinds)
         self._ids = _values(ids)
         self._hidden = _values([resolve(path, record) for path in hidden])
-        self._search = CardSearch()
+        self._search = CardSearch(_OF_A_KIND)
 
     def __call__(self, raw: Sequence[Record], batch: Sequence[Any], values: Sequence[bytes]) -> dict[int, str]:
         """Which records of a batch hold a card number in clear, and the path of the field; "" if it is in the key, or in a header
@@ -49,10 +51,11 @@ class Gate:
 
         `raw`, `batch` and `values` go together: the record as it came, as it is now, and as JSON.
         """
-        texts, owners = [*values, *(record.key or b"" for record in raw)], [*range(len(batch))] * 2
-        for at, record in enumerate(raw):
-            if record.headers:
-                beside = [one for one in record.headers if not one[0].startswith(OWN_HEADERS)]
+        texts = [*values, *[record.key or b"" for record in raw]]
+        owners = [*range(len(batch))] * 2
+        for at, headers in enumerate(map(_headers, raw)):
+            if headers:
+                beside = [one for one in headers if not one[0].startswith(OWN_HEADERS)]
                 texts += [b"%s %s" % (name.encode(), value or b"") for name, value in beside]
                 owners += [at] * len(beside)
         found: dict[int, str] = {}
@@ -64,7 +67,7 @@ class Gate:
 
     def _is_another_kind(self, card: Found, whole: bytes, record: Any) -> bool:
         before, digits = whole[max(0, card.at - _NAME_BYTES) : card.at], card.digits.decode()
-        if _OF_A_KIND.search(before) or digits in map(str, self._kinds(record)):
+        if digits in map(str, self._kinds(record)):
             return True
         if any(digits in one for one in self._hidden(record) if isinstance(one, str)):
             return True
