@@ -17,8 +17,9 @@ from pipeline.conditions import UNMATCHED
 from pipeline.config import HASH, EncryptRule
 from pipeline.keys import Key, Keys, KeysError, UnknownKey
 from pipeline.matching import SEVERAL
-from pipeline.paths import Loads, Location, compiled, resolve
+from pipeline.paths import Loads, Location, resolve
 from pipeline.tokens import BatchedTokens, SearchTokens, TokenAlgorithm, binding, open_token, record_binding
+from schemas.compiling import compiled
 from schemas.refused import Refused
 
 __all__ = ["DecryptionFailed", "Encryption", "decrypt_field"]

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple, TypeAlias
 import msgspec
 
 from pipeline.config import EnrichRule
-from pipeline.paths import Loads, Location, Names, compiled, parse, resolve
+from pipeline.paths import Loads, Location, Names, parse, resolve
 from pipeline.references import Id, Table, Tables, id_of
+from schemas.compiling import compiled
 from schemas.fields import Field
 from schemas.refused import Refused
 from schemas.subjects import UnknownSubject, load

@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 
 from pipeline.card_search import CardSearch, Found
-from pipeline.paths import Loads, Location, Names, compiled, resolve, text
+from pipeline.paths import Loads, Location, Names, resolve, text
+from schemas.compiling import compiled
 from schemas.fields import Field
 from stream.reader import OWN_HEADERS
 from stream.records import Record

@@ -10,8 +10,9 @@ import msgspec
 from msgspec import UNSET
 
 from pipeline.conditions import NO_VALUE, UNMATCHED, Condition, Family, Match, check, family_of, fields
-from pipeline.paths import Loads, Location, Problem, compiled, resolve
+from pipeline.paths import Loads, Location, Problem, resolve
 from pipeline.patterns import matcher
+from schemas.compiling import compiled
 
 SEVERAL = "+"
 """Between the labels of a record that takes several routes; no label holds it."""

@@ -10,13 +10,12 @@ import json
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple
 
 import msgspec
-from msgspec import UNSET
 
 from schemas.structs import attribute
 
@@ -271,11 +270,3 @@ def _inside(parent: str, key: str | int) -> str:
     if isinstance(key, int):
         return f"{parent}[{key}] if type({parent}) is list and len({parent}) > {key} else UNSET"
     return f"{parent}.get({key!r}, UNSET) if type({parent}) is dict else UNSET"
-
-
-def compiled(name: str, lines: Sequence[str], constants: Mapping[str, Any]) -> Any:
-    """The function `name` that these source lines define, over these constants and UNSET."""
-    source = "\n".join(lines)
-    namespace: dict[str, Any] = {"UNSET": UNSET, **constants}
-    exec(compile(source, f"<sluice: {name}>", "exec"), namespace)  # noqa: S102  # see the head of this file
-    return namespace[name]

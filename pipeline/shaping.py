@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from pipeline.paths import Loads, Names, compiled, resolve
+from pipeline.paths import Loads, Names, resolve
+from schemas.compiling import compiled
 from schemas.structs import decoding_hook
 
 Shape = Callable[[Sequence[Any]], None]

@@ -9,7 +9,8 @@ import msgspec
 
 from pipeline.config import DeduplicateRule, SampleRule
 from pipeline.matching import compile_conditions
-from pipeline.paths import Loads, compiled, resolve
+from pipeline.paths import Loads, resolve
+from schemas.compiling import compiled
 from stream.records import Record
 
 Ids = Callable[[Sequence[Any]], list[tuple[Any, ...]]]

@@ -243,7 +243,7 @@ def _open(path: str) -> Convert:
     depth = path.count(".")
 
     def convert(value: Any) -> Any:
-        fault = open_fault([value], depth)
+        fault = open_fault([[value]], depth - 1)
         if fault:
             raise Refused(fault, path)
         return value

@@ -6,11 +6,12 @@ at each; what is rarer takes the way through drift.py. Both make the same of a r
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from operator import attrgetter
-from typing import Any
+from typing import Any, Literal
 
+from schemas.compiling import compiled
 from schemas.fields import Field
 from schemas.timestamps import UTC, in_utc
 from schemas.values import NUMBER, camel_keys, open_fault
@@ -19,8 +20,10 @@ SEVERITIES = {"INFO": "Info", "WARN": "Warn", "CRITICAL": "Critical"}
 OUTCOMES = {"success": True, "fail": False}
 _all_utc = re.compile(rf"(?:{UTC}\n)*+").fullmatch
 
-Settle = Callable[[Sequence[Any], str, Callable[[Any], Any]], None]
-"""Puts the field of that name right in all of these objects; the last reads it."""
+Form = Literal["timestamp", "severity", "outcome", "object"]
+"""What a field's values are put right as."""
+Looked = tuple[Form, int]
+"""What is looked at together: values of one form; objects by how deep they lie, too."""
 
 
 class Settling:
@@ -29,70 +32,81 @@ class Settling:
     def __init__(self, fields: Sequence[Field], drift: Counter[str]) -> None:
         self._drift = drift
         around = len(fields[0].path) - 1 if fields else 0
-        loose: dict[tuple[str, ...], list[tuple[Settle, str, Callable[[Any], Any]]]] = defaultdict(list)
-        self._open: list[tuple[Sequence[Callable[[Any], Any]], int]] = []
+        self._loose: dict[Looked, list[tuple[str, ...]]] = defaultdict(list)
         for field in (field for top in fields for field in top.walk()):
-            if field.kind == "object":
-                self._open.append((list(map(attrgetter, field.path[around:])), len(field.path)))
-            settle = self._of(field)
-            if settle is not None:
-                loose[field.path[around:-1]].append((settle, field.name, attrgetter(field.name)))
-        self._loose = [(list(map(attrgetter, path)), settles) for path, settles in loose.items()]
+            if looked := _looked(field):
+                self._loose[looked].append(field.path[around:])
+        lists = [f"a{number}" for number in range(len(self._loose))]
+        lines = ["def look(records):", *(f"    {one} = []" for one in lists), "    for r in records:"]
+        lines += _looking(fields, "r", 2, dict(zip(self._loose, lists, strict=True)))
+        self._look: Callable[[Sequence[Any]], list[list[Any]]] = compiled(
+            "look", [*lines, "        pass", f"    return [{', '.join(lists)}]"], {}
+        )
 
     def __call__(self, records: Sequence[Any]) -> None:
         """Put these records right, which no other way has been through.
 
         Raises ValueError if an open object in one of them holds what none may; then nothing was changed or counted.
         """
-        for steps, depth in self._open:
-            if open_fault(_follow(steps, records), depth):
+        seen = list(zip(self._loose.items(), self._look(records), strict=True))
+        for ((form, depth), _), values in seen:
+            if form == "object" and open_fault(values, depth):
                 raise ValueError
-        for steps, fields in self._loose:
-            if owners := _follow(steps, records):
-                for settle, name, read in fields:
-                    settle(owners, name, read)
+        for ((form, _), paths), values in seen:
+            if form == "object":
+                for value in values:
+                    if "quota" in value:
+                        settle_quota(value, self._drift)
+            elif values and not _are_settled(form, values):
+                for path in paths:
+                    self._settle(form, path, records)
 
-    def _of(self, field: Field) -> Settle | None:
-        by_drift: dict[str, Settle] = {"outcome": self._outcomes, "severity": self._severities}
-        by_kind: dict[str, Settle] = {"timestamp": self._timestamps, "object": self._details}
-        return by_drift.get(field.drift) or by_kind.get(field.kind)
-
-    def _outcomes(self, owners: Sequence[Any], name: str, read: Callable[[Any], Any]) -> None:
+    def _settle(self, form: Form, path: tuple[str, ...], records: Sequence[Any]) -> None:
+        *above, name = path
+        owners = records
+        for step in map(attrgetter, above):
+            owners = list(filter(None, map(step, owners)))
         for owner in owners:
-            said = read(owner)
-            if said.__class__ is str:
-                setattr(owner, name, OUTCOMES[said])
+            value = getattr(owner, name)
+            if form == "timestamp" and value.__class__ is str:
+                setattr(owner, name, settled_timestamp(value, self._drift))
+            elif form == "severity" and value in SEVERITIES:
+                setattr(owner, name, SEVERITIES[value])
+                self._drift["severity"] += 1
+            elif form == "outcome" and value.__class__ is str:
+                setattr(owner, name, OUTCOMES[value])
                 self._drift["outcome"] += 1
 
-    def _severities(self, owners: Sequence[Any], name: str, read: Callable[[Any], Any]) -> None:
-        if SEVERITIES.keys().isdisjoint(map(read, owners)):
-            return
-        for owner in owners:
-            if (said := read(owner)) in SEVERITIES:
-                setattr(owner, name, SEVERITIES[said])
-                self._drift["severity"] += 1
 
-    def _timestamps(self, owners: Sequence[Any], name: str, read: Callable[[Any], Any]) -> None:
-        texts = [text for text in map(read, owners) if text.__class__ is str]
-        joined = "\n".join([*texts, ""])
-        if not texts or (_all_utc(joined) and joined.count("\n") == len(texts)):
-            return
-        for owner in owners:
-            text = read(owner)
-            if text.__class__ is str:
-                setattr(owner, name, settled_timestamp(text, self._drift))
-
-    def _details(self, owners: Sequence[Any], name: str, read: Callable[[Any], Any]) -> None:
-        for detail in filter(None, map(read, owners)):
-            if "quota" in detail:
-                settle_quota(detail, self._drift)
+def _looked(field: Field) -> Looked | None:
+    if field.kind == "object":
+        return "object", len(field.path)
+    by_kind: dict[str, Form] = {"timestamp": "timestamp"}
+    by_drift: dict[str, Form] = {"outcome": "outcome", "severity": "severity"}
+    form = by_kind.get(field.kind) or by_drift.get(field.drift)
+    return (form, 0) if form else None
 
 
-def _follow(steps: Sequence[Callable[[Any], Any]], owners: Sequence[Any]) -> Sequence[Any]:
-    """What lies behind these steps, of those that have it."""
-    for step in steps:
-        owners = list(filter(None, map(step, owners)))
-    return owners
+def _looking(
+    fields: Sequence[Field], owner: str, indent: int, lists: Mapping[Looked, str], depth: int = 0
+) -> list[str]:
+    """Source that puts what stands in the loose fields of an object into the list of their form, one look at each record."""
+    lines, space, held = [], "    " * indent, f"o{depth}"
+    for field in fields:
+        if looked := _looked(field):
+            add = f"{lists[looked]}.append(v)"
+            lines += [f"{space}v = {owner}.{field.name}", f"{space}if v is not UNSET and v is not None: {add}"]
+        elif inside := _looking(field.fields, held, indent + 1, lists, depth + 1):
+            lines += [f"{space}{held} = {owner}.{field.name}", f"{space}if {held}:", *inside]
+    return lines
+
+
+def _are_settled(form: Form, values: Sequence[Any]) -> bool:
+    """Whether none of these values has to be put right."""
+    if form == "timestamp":
+        joined = "\n".join([*values, ""])
+        return _all_utc(joined) is not None and joined.count("\n") == len(values)
+    return SEVERITIES.keys().isdisjoint(values) if form == "severity" else str not in set(map(type, values))
 
 
 def settled_timestamp(text: str, drift: Counter[str]) -> str:

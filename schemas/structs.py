@@ -80,7 +80,7 @@ def decoding_hook(type_: Any, value: Any) -> Any:
     """msgspec's hook for decimals and open fields. Raising sends the record to the slow path, which says what is wrong."""
     quantum = type_.quantum
     if quantum is None:
-        if open_fault([value], type_.depth):
+        if open_fault([[value]], type_.depth - 1):
             raise ValueError
         return value
     if type(value) is not Decimal:

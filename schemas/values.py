@@ -9,8 +9,6 @@ from typing import Any, Literal
 MAX_DEPTH = 99
 """Levels of nesting that are taken; the record itself is the first."""
 
-_HARMLESS = frozenset((str, bool, type(None)))
-
 LONG_MIN, LONG_MAX = -(2**63), 2**63 - 1
 DOUBLE_EXACT = 2.0**53
 """Below it, in size, a double holds every whole number; from here on it has no fractions and leaves whole numbers out."""
@@ -20,27 +18,28 @@ NUMBER = re.compile(r"-?\d{1,20}(\.\d{1,20})?", re.ASCII)
 _CAMEL_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
-def open_fault(values: Sequence[Any], depth: int) -> Literal["", "too-deep", "wrong-type"]:
-    """What is wrong with one of these JSON values, each of which lies inside `depth` others; "" if nothing is.
+def open_fault(containers: Sequence[Any], depth: int) -> Literal["", "too-deep", "wrong-type"]:
+    """What is wrong with one of these JSON arrays and objects, each of which lies inside `depth` others; "" if nothing is.
 
     Numbers beyond 64 bits or a double are a wrong type.
     """
-    while values := [value for value in values if value.__class__ not in _HARMLESS]:
-        below: list[Any] = []
-        nested = False
-        for value in values:
-            kind = value.__class__
-            if kind is dict or kind is list:
-                nested = True
-                below += value.values() if kind is dict else value
-            elif kind is int:
-                if not LONG_MIN <= value <= LONG_MAX:
-                    return "wrong-type"
-            elif not math.isfinite(float(value)):
-                return "wrong-type"
-        if nested and depth >= MAX_DEPTH:
+    while containers:
+        if depth >= MAX_DEPTH:
             return "too-deep"
-        values, depth = below, depth + 1
+        below = []
+        for container in containers:
+            for value in container.values() if type(container) is dict else container:
+                kind = type(value)
+                if kind is str or value is None:
+                    continue
+                if kind is int:
+                    if not LONG_MIN <= value <= LONG_MAX:
+                        return "wrong-type"
+                elif kind is dict or kind is list:
+                    below.append(value)
+                elif kind is not bool and not math.isfinite(value):
+                    return "wrong-type"
+        containers, depth = below, depth + 1
     return ""
 
 
