@@ -27,7 +27,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from stream.connection import KafkaConfig
 from stream.permissions import Need, NotAllowed, Operation
 from stream.records import Headers
-from stream.requests import REQUEST_SECONDS, pace_metadata
+from stream.requests import REQUEST_SECONDS, pace_metadata, write_batches_once
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +82,7 @@ class Outbox:
         # A batch that waits for a leader would be failed after `request_timeout_ms`, though it may stand in the log already and
         # its sequence number is taken: nothing could be sent to that partition any more.
         producer._message_accumulator._batch_ttl = math.inf
+        write_batches_once()
         try:
             await producer.start()
         except BaseException:

@@ -8,6 +8,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import accumulate, chain, islice
+from operator import attrgetter
 from typing import Any, ClassVar
 
 from aiokafka.consumer import fetcher
@@ -20,6 +21,7 @@ from stream.records import Record
 
 log = logging.getLogger(__name__)
 
+_value = attrgetter("value")
 STEP_RECORDS = 64
 SAY_SECONDS = 60.0
 LARGE_BYTES = 16 * 1024
@@ -142,14 +144,14 @@ class Unpacking:
                     some = [record for record in some if record.offset >= self.next_fetch_offset]
                     if not some:
                         continue
-                sizes = list(accumulate([len(record.value or b"") for record in some], initial=size))
-                if sizes[-1] > most_bytes:
+                all_bytes = size + sum(map(len, filter(None, map(_value, some))))
+                if all_bytes > most_bytes:
+                    sizes = list(accumulate([len(record.value or b"") for record in some], initial=size))
                     kept = bisect_left(sizes, most_bytes)
-                    self._records, some = chain(some[kept:], self._records), some[:kept]
-                    sizes = sizes[: kept + 1]
+                    self._records, some, all_bytes = chain(some[kept:], self._records), some[:kept], sizes[kept]
                 self.next_fetch_offset = some[-1].offset + 1
                 taken += some
-                size = sizes[-1]
+                size = all_bytes
                 continue
             if self._batch is not None:
                 # Compaction leaves a batch its last offset when the last record has gone.
