@@ -8,6 +8,7 @@ from aiokafka.errors import KafkaError
 
 from stream.connection import KafkaConfig
 from stream.fetches import FETCH_BYTES, RESPONSE_BYTES
+from stream.receiving import join_answers_once
 from stream.records import Record
 
 MOST_RECORDS = 5000
@@ -24,6 +25,7 @@ class ReferenceReader:
 
     def __init__(self, kafka: KafkaConfig, topics: Mapping[str, Apply]) -> None:
         self._topics = topics
+        join_answers_once()
         self._consumer = AIOKafkaConsumer(
             **kafka.client_arguments(),
             enable_auto_commit=False,

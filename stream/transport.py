@@ -32,6 +32,7 @@ from stream.connection import KafkaConfig
 from stream.fetches import Fetches
 from stream.permissions import Need, NotAllowed, Operation
 from stream.places import Places
+from stream.receiving import join_answers_once
 from stream.records import RecordBatch
 from stream.requests import REQUEST_SECONDS, give_joins_time, pace_metadata
 from stream.starting import NeedsStart, Starts
@@ -119,6 +120,7 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
         feed = self._feed
         session = int(feed.kafka.session_seconds * 1000)
         rebalance = max(session, int(DRAIN_SECONDS * 2000))
+        join_answers_once()
         kafka = AIOKafkaConsumer(
             **feed.kafka.client_arguments(),
             group_id=self.app.conf.id,
