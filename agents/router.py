@@ -193,10 +193,12 @@ class Router:
         keys = [record.key for record in records]
         headers = _headers(batch, records, plan)
         routes = processed.routes
-        for late in self._too_large(keys, processed.values, headers):
-            outgoing.letters.append((records[late], Refused("too-large", "")))
+        too_large = self._too_large(keys, processed.values, headers)
+        for late in too_large:
             routes[late] = ""
-            self._pipeline.forget([records[late].offset])
+        large = {records[late].offset: records[late] for late in too_large}  # once for all its routes
+        outgoing.letters.extend((record, Refused("too-large", "")) for record in large.values())
+        self._pipeline.forget(large)
         packed = list(zip([record.timestamp for record in records], keys, processed.values, headers, strict=True))
         for route in self._topics:
             if some := list(compress(packed, [taken == route for taken in routes])):

@@ -101,3 +101,16 @@ async def test_a_record_that_fits_no_topic_does_not_take_the_place_of_the_good_o
     assert outgoing is not None
     assert [(record.offset, why.reason) for record, why in outgoing.letters] == [(0, "too-large")]
     assert sum(batch.record_count() for batch in outgoing.routed["success"]) == PIECE_RECORDS + 1
+
+
+async def test_a_record_that_fits_no_topic_is_one_dead_letter_for_all_its_routes() -> None:
+    small = {"field": ".id", "op": "less", "value": 10}
+    one, outbox = router("copies", match="all", routes={"some": [small], "more": [small]})
+    large = Raw(1, {"id": 1, "description": "d" * outbox.max_record_bytes})
+    outgoing = await process(one, [Raw(0, {"id": 0}), large])
+    assert outgoing is not None
+    assert [(record.offset, why.reason) for record, why in outgoing.letters] == [(1, "too-large")]
+    assert {route: sum(batch.record_count() for batch in batches) for route, batches in outgoing.routed.items()} == {
+        "some": 1,
+        "more": 1,
+    }

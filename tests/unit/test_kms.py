@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import io
 import json
 import logging
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.client import BaseClient
 from moto import mock_aws
 from moto.server import ThreadedMotoServer
 from pydantic import ValidationError
@@ -24,9 +26,11 @@ from agents.dead_letters import DeadLetterDesk
 from agents.key_outage import KeysAway, until_usable
 from pipeline.dead_letters import Sealer, unseal
 from pipeline.keys import Key, Keys, UnknownKey
+from pipeline.pipeline import Pipeline
+from pipeline.references import Tables
 from schemas.refused import Refused
 from sinks.aws import Unavailable
-from sluice import checks, logs
+from sluice import checks, decrypt, logs
 from sluice.config import ConfigError, load
 from sluice.exits import Exit, UserError
 from sluice.key_commands import show
@@ -48,6 +52,17 @@ pipelines:
     encrypt:
       - {{field: .transaction.cc.cc_number, key: card-number}}
 """
+
+
+class RawRecord:
+    """A record as the consumer gives it."""
+
+    key = None
+    headers = ()
+    offset = timestamp = 0
+
+    def __init__(self, value: bytes) -> None:
+        self.value = value
 
 
 @pytest.fixture
@@ -136,6 +151,32 @@ def test_another_process_decrypts_with_what_stands_beside_the_value(kms: Any) ->
     for key in writer.keys:
         found = keys.find(key.name, key.id)
         assert (found.material, found.id, found.active) == (key.material, key.id, False)
+
+
+def test_who_decrypts_needs_no_right_to_make_data_keys(
+    kms: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(CONFIG.format(keys=PLACE))
+    made = load(file)
+    pipeline = Pipeline("events", made.pipelines["events"], loaded(made), Tables())
+    raw = [RawRecord(b'{"transaction":{"cc":{"cc_number":"4111111111111111"}}}')] * 3
+    done = pipeline.process(raw)
+    assert len(done.values) == 3
+    assert b"4111111111111111" not in b"".join(done.values)
+
+    calls: list[str] = []
+    whole = BaseClient._make_api_call
+
+    def counted(client: BaseClient, operation: str, arguments: Any) -> Any:
+        calls.append(operation)
+        return whole(client, operation, arguments)
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", counted)
+    out = io.BytesIO()
+    decrypt.run(made, "events", io.BytesIO(b"\n".join(done.values)), out)
+    assert out.getvalue().count(b'"cc_number":"4111111111111111"') == 3
+    assert set(calls) == {"Decrypt"}
 
 
 def test_a_data_key_is_asked_for_once(kms: Any, monkeypatch: pytest.MonkeyPatch) -> None:
