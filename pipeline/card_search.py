@@ -29,8 +29,9 @@ _GROUPED = tuple(
 _BACKSLASH, _ESCAPE, _ESCAPED, _ESCAPE_BYTES = b"\\", b"\\u00", re.compile(rb"\\u00[0-9a-fA-F]{2}"), 6
 """How control characters stand in JSON. Their digits are none of a number that follows them, as it does in a card's track."""
 _UUID_BYTES = 36
-NEAR = 128
-"""So many bytes around a number are looked at: as many as the longest hash (SHA-512) has in hex."""
+_NEAR = 128
+"""As long as the longest hash (SHA-512) is in hex."""
+_NAME_BYTES = 64
 _UUID = re.compile(rb"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _HEX = re.compile(rb"(?=[0-9]*[A-Fa-f][0-9]*[A-Fa-f])[0-9A-Fa-f]{24,}")
 """Of a hash or an id in hex: longer than a number with a letter before it, and with more than one letter in it."""
@@ -70,20 +71,20 @@ class CardSearch:
     """
 
     def __init__(self, other_kinds: re.Pattern[bytes] | None = None) -> None:
-        """No number is either what has `other_kinds` right before it: a pattern that ends with \\Z and looks at most NEAR bytes
-        back."""
+        """No number is either what has `other_kinds` right before it: a pattern that ends with \\Z, and sees the last 64 bytes as
+        they are written."""
         self._other_kinds = other_kinds
         self._offsets: Bytes = np.empty(_WINDOW, np.uint8)
         self._flags: list[Flags] = [np.empty(_WINDOW, np.bool_) for _ in range(4)]
 
     def __call__(self, texts: Sequence[bytes]) -> Iterator[Found]:
         """The card numbers in these texts, in UTF-8 or JSON."""
-        content = b"\n".join([b"", *texts, _BEHIND])
+        content = written = b"\n".join([b"", *texts, _BEHIND])
         if _BACKSLASH in content and _ESCAPE in content:  # the first is seen ten times as fast
-            content = _ESCAPED.sub(b"x" * _ESCAPE_BYTES, content)
+            content = _ESCAPED.sub(b"x" * _ESCAPE_BYTES, written)
         starts: list[int] = []
         for at, digits in self._numbers(content):
-            if self._other_kinds is None or not self._other_kinds.search(content, max(0, at - NEAR), at):
+            if self._other_kinds is None or not self._other_kinds.search(written, max(0, at - _NAME_BYTES), at):
                 starts = starts or list(accumulate(map(len, texts), lambda start, size: start + size + 1, initial=1))
                 text = bisect_right(starts, at) - 1
                 yield Found(text, at - starts[text], digits)
@@ -146,9 +147,9 @@ def _is_fraction(content: bytes, at: int) -> bool:
 
 def _is_hexadecimal(content: bytes, at: int) -> bool:
     """Whether the word around is a hash, an id in hex or other data in hex. Of a long word, what is near."""
-    before = _WORD.match(content[max(0, at - NEAR) : at][::-1])
+    before = _WORD.match(content[max(0, at - _NEAR) : at][::-1])
     start = at - len(before[0] if before else b"")
-    word = _WORD.match(content, start, at + NEAR)
+    word = _WORD.match(content, start, at + _NEAR)
     return word is not None and _HEX.fullmatch(word[0]) is not None
 
 

@@ -106,10 +106,8 @@ def _other_form(value: Any, names: Sequence[str], config: "PipelineConfig") -> s
     """Why a value is none that a record is delivered with; "" if it is."""
     field = next(one for top in load(config.subject).fields for one in top.walk() if one.path == tuple(names))
     drift, owner = Counter[str](), SimpleNamespace(**{field.name: copy.deepcopy(value)})
-    try:
-        Settling((field,), drift)([owner])
-    except ValueError:
-        return "is nested too deep, or holds a number beyond 64 bits; correct the value"
+    if Settling((field,), drift)([owner]):
+        return "is nested too deep, or holds a number beyond 64 bits or a double; correct the value"
     settled = getattr(owner, field.name)
     if settled != value:
         return f"is delivered in another form; write {settled}"

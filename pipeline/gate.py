@@ -22,7 +22,7 @@ from stream.records import Record
 _KINDS = frozenset({"imei", "imsi", "iccid", "msisdn"})
 _OF_A_KIND = re.compile(rb'"[A-Za-z_]*(?:imei|imsi|iccid|msisdn)[A-Za-z_]*":"?\Z', re.IGNORECASE)
 _IN_A_FIELD = re.compile(rb'":"?-?\Z')
-_NAME_BYTES = 64
+_FIELD_BYTES = 4
 _headers = attrgetter("headers")
 _NO_SEPARATORS = str.maketrans("", "", " -")
 
@@ -67,7 +67,7 @@ class Gate:
         return found
 
     def _is_another_kind(self, card: Found, whole: bytes, record: Any) -> bool:
-        before, digits = whole[max(0, card.at - _NAME_BYTES) : card.at], card.digits.decode()
+        before, digits = whole[max(0, card.at - _FIELD_BYTES) : card.at], card.digits.decode()
         if digits in map(str, self._kinds(record)):
             return True
         if any(digits in one for one in self._hidden(record) if isinstance(one, str)):

@@ -94,19 +94,24 @@ class Table:
 
     def apply(self, entries: Iterable[Entry]) -> int:
         """Take entries; returns how many were ignored."""
-        ignored, checked, taken, fast = 0, self._check, [], []
+        ignored, checked = 0, self._check
+        taken: list[tuple[Id, Any]] = []
+        fast: list[int] = []  # where in it those are that have yet to be settled
         for one in entries:
             try:
                 id_, entry = id_of((one.key or b"").decode()), None
                 if one.value is not None:
                     try:
-                        fast.append(entry := checked(one.value))
+                        entry = checked(one.value)
+                        fast.append(len(taken))
                     except UNTAKEN:
                         entry = self._normalise(parsed(one.value))
                 taken.append((id_, entry))
             except (*UNTAKEN, Refused):
                 ignored += 1
-        self._settle(fast)
+        for at in reversed(self._settle([taken[at][1] for at in fast])):
+            del taken[fast[at]]
+            ignored += 1
         for id_, entry in taken:
             if entry is None:
                 self.entries.pop(id_, None)

@@ -30,8 +30,8 @@ class Codec:
 
     `type` is the Struct type of the records. `decode_fast(bytes)` is the C decoder itself: it takes records that keep the
     contract to the letter, or in the forms that settling.py knows, and raises one of UNTAKEN for others, which `decode_slowly`
-    may still take. What `decode_fast` gives goes through `settle(records)` before use, and nothing else does;
-    what that raises ValueError for goes through `decode_slowly` too.
+    may still take. What `decode_fast` gives goes through `settle(records)` before use, and nothing else does; what that leaves as
+    it is goes through `decode_slowly` too.
 
     `encode(record)` gives JSON in UTF-8: keys in schema order, absent stays absent, null stays null, decimals as they were
     written. `drift` counts normalisations by kind, since the start.
@@ -66,8 +66,8 @@ class Codec:
         """
         with suppress(*UNTAKEN):
             record = self.decode_fast(value)
-            self.settle([record])
-            return record
+            if not self.settle([record]):
+                return record
         return self.decode_slowly(value)
 
     def decode_batch(self, values: Sequence[bytes | None]) -> tuple[list[Any], list[tuple[int, Refused]]]:
@@ -75,35 +75,31 @@ class Codec:
 
         The reasons hold no traceback, in which the record would be.
         """
-        drift_before = self.drift.copy()
-        try:
-            return self._decode_together(values)
-        except ValueError:  # an open object in one of them holds what none may
-            self.drift.clear()
-            self.drift.update(drift_before)
-        batch: list[Any] = []
-        refused: list[tuple[int, Refused]] = []
-        for position, value in enumerate(values):
-            try:
-                batch.append(self.decode(value))
-            except Refused as why:
-                refused.append((position, Refused(why.reason, why.path)))
-        return batch, refused
-
-    def _decode_together(self, values: Sequence[bytes | None]) -> tuple[list[Any], list[tuple[int, Refused]]]:
         batch: list[Any] = []
         slow: set[int] = set()
-        refused: list[tuple[int, Refused]] = []
+        refused: dict[int, Refused] = {}
         decoding = map(self.decode_fast, values)
         while not _is_extended(batch, decoding):
             position = len(batch) + len(refused)
-            try:
-                batch.append(self.decode_slowly(values[position]))
+            if (record := self._slowly(position, values, refused)) is not None:
+                batch.append(record)
                 slow.add(len(batch) - 1)
-            except Refused as why:
-                refused.append((position, Refused(why.reason, why.path)))
-        self.settle([record for at, record in enumerate(batch) if at not in slow] if slow else batch)
-        return batch, refused
+        fast = [at for at in range(len(batch)) if at not in slow] if slow else range(len(batch))
+        if unsettled := self.settle([batch[at] for at in fast] if slow else batch):
+            kept = [position for position in range(len(values)) if position not in refused]
+            for at in reversed(unsettled):
+                if (record := self._slowly(kept[fast[at]], values, refused)) is not None:
+                    batch[fast[at]] = record
+                else:
+                    del batch[fast[at]]
+        return batch, sorted(refused.items())
+
+    def _slowly(self, position: int, values: Sequence[bytes | None], refused: dict[int, Refused]) -> Any:
+        try:
+            return self.decode_slowly(values[position])
+        except Refused as why:
+            refused[position] = Refused(why.reason, why.path)
+            return None
 
     def decode_slowly(self, value: bytes | None) -> Any:
         """The same for a record that `decode_fast` did not take."""

@@ -22,7 +22,7 @@ _all_utc = re.compile(rf"(?:{UTC}\n)*+").fullmatch
 
 Form = Literal["timestamp", "severity", "outcome", "object"]
 """What a field's values are put right as."""
-Looked = tuple[Form, int]
+Group = tuple[Form, int]
 """What is looked at together: values of one form; objects by how deep they lie, too."""
 
 
@@ -32,10 +32,10 @@ class Settling:
     def __init__(self, fields: Sequence[Field], drift: Counter[str]) -> None:
         self._drift = drift
         around = len(fields[0].path) - 1 if fields else 0
-        self._loose: dict[Looked, list[tuple[str, ...]]] = defaultdict(list)
+        self._loose: dict[Group, list[tuple[str, ...]]] = defaultdict(list)
         for field in (field for top in fields for field in top.walk()):
-            if looked := _looked(field):
-                self._loose[looked].append(field.path[around:])
+            if group := _group(field):
+                self._loose[group].append(field.path[around:])
         lists = [f"a{number}" for number in range(len(self._loose))]
         lines = ["def look(records):", *(f"    {one} = []" for one in lists), "    for r in records:"]
         lines += _looking(fields, "r", 2, dict(zip(self._loose, lists, strict=True)))
@@ -43,25 +43,33 @@ class Settling:
             "look", [*lines, "        pass", f"    return [{', '.join(lists)}]"], {}
         )
 
-    def __call__(self, records: Sequence[Any]) -> None:
+    def __call__(self, records: Sequence[Any]) -> list[int]:
         """Put these records right, which no other way has been through.
 
-        Raises ValueError if an open object in one of them holds what none may; then nothing was changed or counted.
+        Returns the positions of those that were left as they are: an open object in them holds what none may.
         """
-        seen = list(zip(self._loose.items(), self._look(records), strict=True))
-        for ((form, depth), _), values in seen:
-            if form == "object" and open_fault(values, depth):
-                raise ValueError
-        for ((form, _), paths), values in seen:
+        faulty: list[int] = []
+        found = self._look(records)
+        if self._is_faulty(found):
+            faulty = [at for at, record in enumerate(records) if self._is_faulty(self._look([record]))]
+            left = set(faulty)
+            records = [record for at, record in enumerate(records) if at not in left]
+            found = self._look(records)
+        for ((form, _), paths), values in zip(self._loose.items(), found, strict=True):
             if form == "object":
                 for value in values:
                     if "quota" in value:
                         settle_quota(value, self._drift)
             elif values and not _are_settled(form, values):
                 for path in paths:
-                    self._settle(form, path, records)
+                    self._put_right(form, path, records)
+        return faulty
 
-    def _settle(self, form: Form, path: tuple[str, ...], records: Sequence[Any]) -> None:
+    def _is_faulty(self, found: Sequence[Sequence[Any]]) -> bool:
+        looked = zip(self._loose, found, strict=True)
+        return any(form == "object" and open_fault(values, depth) for (form, depth), values in looked)
+
+    def _put_right(self, form: Form, path: tuple[str, ...], records: Sequence[Any]) -> None:
         *above, name = path
         owners = records
         for step in map(attrgetter, above):
@@ -78,7 +86,7 @@ class Settling:
                 self._drift["outcome"] += 1
 
 
-def _looked(field: Field) -> Looked | None:
+def _group(field: Field) -> Group | None:
     if field.kind == "object":
         return "object", len(field.path)
     by_kind: dict[str, Form] = {"timestamp": "timestamp"}
@@ -87,14 +95,12 @@ def _looked(field: Field) -> Looked | None:
     return (form, 0) if form else None
 
 
-def _looking(
-    fields: Sequence[Field], owner: str, indent: int, lists: Mapping[Looked, str], depth: int = 0
-) -> list[str]:
+def _looking(fields: Sequence[Field], owner: str, indent: int, lists: Mapping[Group, str], depth: int = 0) -> list[str]:
     """Source that puts what stands in the loose fields of an object into the list of their form, one look at each record."""
     lines, space, held = [], "    " * indent, f"o{depth}"
     for field in fields:
-        if looked := _looked(field):
-            add = f"{lists[looked]}.append(v)"
+        if group := _group(field):
+            add = f"{lists[group]}.append(v)"
             lines += [f"{space}v = {owner}.{field.name}", f"{space}if v is not UNSET and v is not None: {add}"]
         elif inside := _looking(field.fields, held, indent + 1, lists, depth + 1):
             lines += [f"{space}{held} = {owner}.{field.name}", f"{space}if {held}:", *inside]

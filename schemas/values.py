@@ -37,7 +37,7 @@ def open_fault(containers: Sequence[Any], depth: int) -> Literal["", "too-deep",
                         return "wrong-type"
                 elif kind is dict or kind is list:
                     below.append(value)
-                elif kind is not bool and not math.isfinite(value):
+                elif (kind is float or kind is Decimal) and not math.isfinite(value):
                     return "wrong-type"
         containers, depth = below, depth + 1
     return ""

@@ -50,15 +50,14 @@ class Pieces(asyncio.StreamReader):
         return self._eof and not self._held
 
     async def readexactly(self, n: int) -> bytes:
-        """The next `n` bytes. Raises IncompleteReadError when the connection ends before, and what it ended with."""
-        self._wanted = n
-        while self._held < n and self._exception is None:
-            if self._eof:
-                raise asyncio.IncompleteReadError(b"".join(self._pieces), n)
-            await self._wait_for_data("readexactly")
-        self._wanted = 0
-        if self._exception is not None:
-            raise self._exception
+        """The next `n` bytes. Raises IncompleteReadError with what there is when the connection ends before, and ValueError for a
+        negative number, which brokers do not send."""
+        if n < 0:
+            raise ValueError("readexactly size can not be less than zero")
+        try:
+            await self._until_there(n)
+        finally:
+            self._wanted = 0
         taken, missing = [], n
         while missing:
             piece = self._pieces.popleft()
@@ -70,6 +69,18 @@ class Pieces(asyncio.StreamReader):
         self._held -= n
         self._maybe_resume_transport()
         return b"".join(taken)
+
+    async def _until_there(self, n: int) -> None:
+        self._wanted = n
+        while self._held < n and self._exception is None:
+            if self._eof:
+                partial = b"".join(self._pieces)
+                self._pieces.clear()
+                self._held = 0
+                raise asyncio.IncompleteReadError(partial, n)
+            await self._wait_for_data("readexactly")
+        if self._exception is not None:
+            raise self._exception
 
     def _maybe_resume_transport(self) -> None:
         if self._paused and self._held <= self._limit:

@@ -73,8 +73,8 @@ def pace_metadata(client: AIOKafkaClient) -> None:
 
 
 def write_batches_once() -> None:
-    """Let the produce requests of this process be put together with one copy of their batches, where aiokafka makes one at each
-    of the five levels around them. Harmless to call again."""
+    """Let the produce requests of this process be written with one copy of their batches, where aiokafka makes one at each of the
+    five levels around them. A connection then copies the request twice. Harmless to call again."""
     for struct in get_args(ProduceRequestStruct):
         struct.encode = _encoded
 

@@ -15,6 +15,7 @@ from pipeline.keys import Key, Keys
 from pipeline.pipeline import Pipeline
 from pipeline.references import Table, Tables
 from schemas.codec import Codec
+from schemas.structs import record_type
 from schemas.subjects import load
 
 EVENTS = {
@@ -157,6 +158,17 @@ def test_unknown_ids_are_counted() -> None:
     put(tables, "sims", 1, {"msisdn": "423"})
     done = pipeline.process(raw({"endpoint": {"id": 1}, "sim": {"id": 1}}, {"sim": {"id": 2}}, {"sim": {"id": 2}}, {}))
     assert done.unknown == {"endpoints": 1, "sims": 2}
+
+
+def test_an_entry_whose_object_holds_what_none_may_is_ignored_and_costs_the_others_nothing() -> None:
+    table = Table(record_type(load("event")), load("event").fields)
+    entries = [
+        (b"1", b'{"id":1,"detail":{"a":1}}'),
+        (b"2", b'{"id":2,"detail":{"a":9223372036854775808}}'),
+        (b"3", b'{"id":3}'),
+    ]
+    assert table.apply([entry(id_, value) for id_, value in entries]) == 1
+    assert sorted(table.entries) == [1, 3]
 
 
 def test_bad_values_are_counted_and_ignored() -> None:

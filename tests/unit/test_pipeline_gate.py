@@ -132,6 +132,28 @@ def test_other_kinds_of_numbers_pass_though_they_pass_luhn() -> None:
     assert done.dead == []
 
 
+@pytest.mark.parametrize(
+    ("key", "passes"),
+    [
+        ("imei", True), ("IMEI_sv", True), ("last_imei", True), ("y" * 56 + "imei", True),
+        ("y" * 57 + "imei", False), ("card", False), ("imei ", False), ("imei-1", False), ("x.imei", False),
+        ("card\u0001imei", False), ("imei\u0001", False), ("\u0001imei", False), ("i\u0000mei", False), ('"imei', True),
+    ],
+)  # fmt: skip
+def test_a_key_is_called_so_in_letters_alone_and_in_no_more_than_60(key: str, passes: bool) -> None:
+    first = process({"detail": {key: CARD}})
+    later = process({"id": 1, "description": "\u0001"}, {"detail": {"z": 1, key: CARD}})
+    assert ([str(why) for _, why in first.dead] == []) is passes
+    assert ([at for at, _ in later.dead] == []) is passes
+
+
+def test_a_name_at_the_end_of_one_record_is_none_of_a_number_that_begins_the_next() -> None:
+    type_ = Codec(load("event")).type
+    gate = Gate(type_, load("event").fields, [])
+    values = [b'{"imei":"', CARD.encode()]
+    assert gate([Raw(b""), Raw(b"")], [type_(), type_(description=CARD)], values) == {1: ".description"}
+
+
 def test_a_field_that_a_rule_covers_passes() -> None:
     record = {"transaction": {"cc": {"cc_number": CARD}, "result": True}, "user": {"name": CARD}}
     settings: dict[str, Any] = {

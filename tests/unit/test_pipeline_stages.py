@@ -1,5 +1,6 @@
 """Promises: each stage does to a record what its name says, to nothing else, and the same when the record is read again."""
 
+import datetime
 import hashlib
 import hmac
 import json
@@ -348,6 +349,13 @@ def test_a_renamed_field_is_gone_for_what_comes_after() -> None:
 def test_set_gives_no_value_in_another_form_than_records_leave_in(path: str, value: Any, says: str) -> None:
     assert says in problems(set={path: value})[f"set.{path}"]
     pipeline(set={".timestamp": "2021-10-27T08:38:02.5Z", ".detail": {"quota": {"auto_refill": 1}}})
+
+
+def test_set_gives_open_fields_what_yaml_reads() -> None:
+    made = pipeline(set={".detail": {"since": datetime.date(2021, 1, 1)}, ".endpoint.tags": datetime.date(2021, 1, 2)})
+    assert process(made, {"endpoint": {}}).values == [
+        b'{"endpoint":{"tags":"2021-01-02"},"detail":{"since":"2021-01-01"}}'
+    ]
 
 
 def test_set_gives_decimals_their_fractions() -> None:

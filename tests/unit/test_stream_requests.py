@@ -30,6 +30,7 @@ def test_aiokafka_uses_it_and_it_takes_a_buffer() -> None:
     write_batches_once()
     write_batches_once()
     for version in VERSIONS:
+        assert version.encode is _encoded
         made = ProduceRequest(None, -1, 1, [("t", [(0, bytearray(b"batch"))])]).build(version)
         assert type(made.encode()) is bytes
         assert made.encode() == Struct.encode(made)
