@@ -30,7 +30,7 @@ def records(messages: list[Message]) -> list[dict[str, Any]]:
     return [orjson.loads(message.value or b"") for message in messages if message.oddity is None]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**40), devices=st.integers(1, 40), bad=st.sampled_from([0.0, 0.2, 1.0]))
 def test_the_same_seed_gives_the_same_messages(seed: int, devices: int, bad: float) -> None:
     one, other = (Fleet(seed, devices, bad=bad, clock=lambda: NOON) for _ in range(2))

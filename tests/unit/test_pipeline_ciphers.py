@@ -35,7 +35,7 @@ def one_at_a_time(algorithm: str, of: Key, plain: bytes, vector: bytes) -> bytes
 
 
 @pytest.mark.parametrize("algorithm", BLOCK_ALGORITHMS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(texts=st.lists(TEXT, max_size=30))
 def test_a_batch_is_what_each_value_alone_gives(algorithm: Any, texts: list[str]) -> None:
     plains = [text.encode()[:300] for text in texts]
@@ -58,7 +58,7 @@ def test_ten_thousand_values_of_every_length(algorithm: Any) -> None:
 
 @pytest.mark.parametrize("encoding", ["base64", "hex"])
 @pytest.mark.parametrize("algorithm", BLOCK_ALGORITHMS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(text=TEXT)
 def test_what_is_encrypted_decrypts(algorithm: Any, encoding: str, text: str) -> None:
     (ciphertext,), (vector,) = encryption(algorithm, key(algorithm))([text.encode()])

@@ -254,7 +254,7 @@ def leaves(draw: Any) -> Condition:
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(leaves(), max_size=5), JSON, JSON)
 def test_conditions_never_raise(conditions: list[Condition], one: Any, other: Any) -> None:
     matches = compile_conditions(conditions, Outer)

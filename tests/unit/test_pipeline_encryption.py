@@ -54,7 +54,7 @@ def encoded(record: Any) -> Any:
     return msgspec.json.decode(msgspec.json.encode(record))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=20), st.sampled_from(["base64", "hex"]))
 def test_fields_with_keys_of_their_own(pairs: list[tuple[str, str]], encoding: Any) -> None:
     rules = [cfb_rule(".card.number", encoding=encoding), cfb_rule(".card.name", "two", encoding=encoding)]
@@ -66,7 +66,7 @@ def test_fields_with_keys_of_their_own(pairs: list[tuple[str, str]], encoding: A
         assert decrypt_field(rules[1], "p", KEYS, card["name"], card["name_iv"]) == name
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(TEXT, min_size=1, max_size=20))
 def test_gcm_tokens_have_the_form_of_the_contract_and_decrypt(texts: list[str]) -> None:
     rule = EncryptRule(field=".card.number", key="two")
@@ -196,7 +196,7 @@ def test_a_token_of_an_object_or_a_number_opens_as_its_json(algorithm: Any) -> N
     assert encoded(records[2]) == {}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(TEXT, st.integers(-(2**63), 2**63 - 1) | st.none()), min_size=2, max_size=9))
 def test_a_bound_token_opens_only_beside_the_values_of_its_record(held: list[tuple[str, int | None]]) -> None:
     rule = EncryptRule(field=".card.number", key="two", bind=[".id", ".note"])

@@ -295,7 +295,9 @@ entries = st.fixed_dictionaries(
 @given(entries)
 def test_a_record_is_as_if_it_had_brought_itself_what_the_reference_knows(known: dict[str, Any]) -> None:
     tables = Tables()
-    pipeline = made({**EVENTS, "enrich": [rule("endpoints")]}, tables)
+    pipeline = made(
+        {**EVENTS, "enrich": [rule("endpoints")], "gate": "off"}, tables
+    )  # some number is a card's by chance
     put(tables, "endpoints", 7, known)
     brought = {
         "endpoint": {"id": 7, **{key: value for key, value in known.items() if value is not None and key != "else"}}

@@ -202,7 +202,7 @@ SALES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.fixed_dictionaries({"transaction": SALES | st.none()}), max_size=12), st.booleans())
 def test_no_card_field_leaves_in_clear_on_any_route(records: list[Any], tokens: bool) -> None:
     done = (TOKENS if tokens else VECTORS).process(raw(*records))

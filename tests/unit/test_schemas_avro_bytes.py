@@ -72,7 +72,7 @@ def test_whatever_a_writer_writes_fits(value: Any) -> None:
     assert not any(fits(data[:length]) for length in range(len(data)))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(records, st.data())
 def test_what_fits_after_damage_is_what_a_writer_would_have_written(value: Any, data: st.DataObject) -> None:
     """Lists and unions of two kinds of number aside, which may be written in several ways; there are none in this schema."""

@@ -413,7 +413,7 @@ def taken_or_refused(codec: Codec, value: bytes) -> None:
     assert codec.drift.keys() <= {"timestamp-unread"}, "what is written needs no normalising"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.dictionaries(st.sampled_from(names), values, max_size=6), st.sampled_from([EVENT, USAGE]))
 def test_what_is_taken_can_be_written_and_read_again(record: dict[str, Any], codec: Codec) -> None:
     taken_or_refused(codec, json.dumps(record).encode())
@@ -423,7 +423,7 @@ def test_what_is_taken_can_be_written_and_read_again(record: dict[str, Any], cod
 EXPONENTS = ("e400", "e-400", "e99999999999999999999", "e-99999999999999999999", "E+18446744073709551616")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.sampled_from([".id", ".cost", ".volume", ".transaction.total_price", ".detail.a", ".endpoint.tags", ".nowhere"]),
     st.sampled_from(["1", "0", "-1", "0.5", "9007199254740993", "12345678901234567890.12", "0.1234567890123456789"]),
@@ -438,14 +438,14 @@ def test_numbers_of_any_exponent_are_taken_or_refused(path: str, digits: str, ex
     taken_or_refused(codec, value.encode())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=60), st.sampled_from([b"", b"\0\0\0\0\x04", b"\0\0\0\0\x01", b"\0\0\0\0\x07", b'{"detail":']))
 def test_random_bytes_are_taken_or_refused(value: bytes, start: bytes) -> None:
     for codec in (EVENT, USAGE):
         taken_or_refused(codec, start + value)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_a_flipped_byte_of_avro_is_taken_or_refused(data: st.DataObject) -> None:
     whole = bytearray(

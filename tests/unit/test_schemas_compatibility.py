@@ -368,7 +368,7 @@ def example(schema: Schema) -> Schema:
     return made
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(chains())
 def test_any_chain_of_allowed_changes_keeps_order_and_reads_both_ways(versions: list[Schema]) -> None:
     for older in range(len(versions)):
@@ -415,7 +415,7 @@ def subjects(versions: list[Schema]) -> list[Subject]:
     return made
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(chains())
 def test_any_chain_of_allowed_changes_keeps_every_csv_prefix_and_json_key_order(versions: list[Schema]) -> None:
     after = subjects(versions)
@@ -436,7 +436,7 @@ def order(value: Any) -> Any:
     return [(key, order(item)) for key, item in value.items()] if isinstance(value, dict) else None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(chains(), st.data())
 def test_any_later_tampering_is_found(versions: list[Schema], data: st.DataObject) -> None:
     new = copy.deepcopy(versions[-1])

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from schemas.codec import Codec
@@ -102,7 +102,6 @@ def test_a_decimal_is_never_rounded(digits: int, form: tuple[str, int]) -> None:
 texts = st.text(st.characters(codec="utf-8"), max_size=12)
 
 
-@settings(deadline=None)
 @given(texts, texts, st.none() | texts, st.dictionaries(texts, texts | st.none() | st.integers(0, 9), max_size=3))
 @example('","', "\\", None, {'"': '\\"'})
 def test_a_csv_reader_gets_back_what_the_record_holds(

@@ -169,7 +169,7 @@ def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [at, *(place for key, item in inner for place in places(item, (*at, key)))]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.data())
 def test_whatever_stands_in_the_files_there_is_a_verdict(data: st.DataObject) -> None:
     trees = [copy.deepcopy(WHOLE), copy.deepcopy(WHOLE)]

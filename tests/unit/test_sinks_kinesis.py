@@ -165,7 +165,7 @@ async def test_nothing_of_a_key_follows_a_failed_record_in_a_later_call(kinesis:
     keys=st.lists(st.sampled_from("abc"), max_size=40),
     faults=st.sets(st.tuples(st.integers(0, 60), st.sampled_from("abc"))),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_ordered_keeps_the_order_of_every_key_under_any_failures(keys: list[str], faults: set[tuple[int, str]]) -> None:
     async def run() -> None:
         async with serving() as kinesis:

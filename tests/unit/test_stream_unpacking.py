@@ -90,7 +90,7 @@ marker = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.one_of(
         st.lists(st.one_of(plain, written, marker), min_size=1, max_size=6),
