@@ -69,7 +69,9 @@ def test_ten_thousand_records_all_arrive_while_workers_are_killed(tmp_path: Path
 def start(root: Path) -> "subprocess.Popen[bytes]":
     """A demo whose devices send and whose workers run."""
     demo = subprocess.Popen(
-        [*DEMO, "--seconds", "60", "--rate", "200", "--keep", root], stderr=subprocess.PIPE, env=own_kafka()
+        [*DEMO, "--seconds", "60", "--rate", "200", "--keep", root],
+        stderr=subprocess.PIPE,
+        env={**own_kafka(), "PYTHONFAULTHANDLER": "1"},
     )
     assert demo.stderr is not None
     for line in demo.stderr:
@@ -89,7 +91,12 @@ async def test_no_process_outlives_the_demo(tmp_path: Path, number: int) -> None
         targets = orjson.loads((root / "targets.json").read_bytes())
         assert len({target for one in targets for target in one["targets"]}) == 5
         demo.send_signal(number)
-        code = await asyncio.to_thread(demo.wait, 30)
+        try:
+            code = await asyncio.to_thread(demo.wait, 30)
+        except subprocess.TimeoutExpired:
+            demo.send_signal(signal.SIGABRT)  # it says where it stands
+            assert demo.stderr is not None
+            pytest.fail((await asyncio.to_thread(demo.stderr.read)).decode())
     finally:
         demo.kill()
         demo.communicate()
