@@ -23,6 +23,7 @@ _KINDS = frozenset({"imei", "imsi", "iccid", "msisdn"})
 _OF_A_KIND = re.compile(rb'"[A-Za-z_]*(?:imei|imsi|iccid|msisdn)[A-Za-z_]*":"?\Z', re.IGNORECASE)
 _IN_A_FIELD = re.compile(rb'":"?-?\Z')
 _FIELD_BYTES = 4
+"""As much as that takes."""
 _headers = attrgetter("headers")
 _NO_SEPARATORS = str.maketrans("", "", " -")
 

@@ -12,7 +12,7 @@ import msgspec
 from schemas.fields import Field
 from schemas.refused import Refused
 from schemas.settling import OUTCOMES, SEVERITIES, settle_quota, settled_timestamp
-from schemas.values import DOUBLE_EXACT, LONG_MAX, LONG_MIN, NUMBER, fits, open_fault
+from schemas.values import DOUBLE_EXACT, LONG_MAX, LONG_MIN, NUMBER, fits, value_fault
 
 parsed = msgspec.json.Decoder(float_hook=Decimal).decode
 """Any JSON, its fractions as Decimals, which keep the digits as they were written."""
@@ -243,7 +243,7 @@ def _open(path: str) -> Convert:
     depth = path.count(".")
 
     def convert(value: Any) -> Any:
-        fault = open_fault([[value]], depth - 1)
+        fault = value_fault(value, depth)
         if fault:
             raise Refused(fault, path)
         return value

@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from schemas.fields import Field, sealed
 from schemas.subjects import Subject
-from schemas.values import DOUBLE_EXACT, open_fault
+from schemas.values import DOUBLE_EXACT, value_fault
 
 Path = tuple[str, ...]
 
@@ -80,7 +80,7 @@ def decoding_hook(type_: Any, value: Any) -> Any:
     """msgspec's hook for decimals and open fields. Raising sends the record to the slow path, which says what is wrong."""
     quantum = type_.quantum
     if quantum is None:
-        if open_fault([[value]], type_.depth - 1):
+        if value_fault(value, type_.depth):
             raise ValueError
         return value
     if type(value) is not Decimal:

@@ -43,6 +43,11 @@ def open_fault(containers: Sequence[Any], depth: int) -> Literal["", "too-deep",
     return ""
 
 
+def value_fault(value: Any, depth: int) -> Literal["", "too-deep", "wrong-type"]:
+    """The same of one JSON value of any kind, which lies inside `depth` others."""
+    return open_fault([[value]], depth - 1)
+
+
 def too_deep(value: Any, depth: int = 0) -> bool:
     """Whether a parsed JSON value that lies inside `depth` others is nested beyond MAX_DEPTH."""
     if type(value) is dict:

@@ -36,7 +36,8 @@ class Pieces(asyncio.StreamReader):
         assert isinstance(reader, Pieces)
         reader._pieces, reader._held, reader._wanted = deque(), 0, 0
 
-    def feed_data(self, data: bytes) -> None:  # type: ignore[override]  # never anything else
+    def feed_data(self, data: Any) -> None:
+        """Take `data`, bytes; typeshed lets it be any numbers."""
         self._pieces.append(data)
         self._held += len(data)
         if self._held < self._wanted:
@@ -88,7 +89,7 @@ class Pieces(asyncio.StreamReader):
             self._transport.resume_reading()
 
 
-class _Protocol(conn.AIOKafkaProtocol):  # type: ignore[misc]  # aiokafka is not typed here
+class _Protocol(conn.AIOKafkaProtocol):  # type: ignore[misc]  # aiokafka has no types: its class is Any
     def __init__(self, closed: Any, reader: asyncio.StreamReader, **more: Any) -> None:
         Pieces.instead_of(reader)
         super().__init__(closed, reader, **more)

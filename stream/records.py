@@ -2,7 +2,7 @@
 
 import operator
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 Headers = Sequence[tuple[str, bytes]]
@@ -61,10 +61,15 @@ class RecordBatch:
         return f"RecordBatch({self.topic}/{self.partition} [{self.start}, {self.end}), {len(self)} records)"
 
 
+def value_bytes(records: Iterable[Record]) -> int:
+    """How long the values of these records are together."""
+    return sum(map(len, filter(None, map(_value, records))))
+
+
 def _size(records: Sequence[Record]) -> int:
     sample = records[::_SAMPLE]
     each = _RECORD_BYTES + sum(map(_beside_value, sample)) // len(sample)
-    return sum(map(len, filter(None, map(_value, records)))) + len(records) * each
+    return value_bytes(records) + len(records) * each
 
 
 def take_joined(waiting: deque[RecordBatch]) -> RecordBatch:

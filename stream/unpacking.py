@@ -8,7 +8,6 @@ import time
 from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import accumulate, chain, islice
-from operator import attrgetter
 from typing import Any, ClassVar
 
 from aiokafka.consumer import fetcher
@@ -17,11 +16,10 @@ from aiokafka.errors import CorruptRecordException, KafkaError
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords
 
-from stream.records import Record
+from stream.records import Record, value_bytes
 
 log = logging.getLogger(__name__)
 
-_value = attrgetter("value")
 STEP_RECORDS = 64
 SAY_SECONDS = 60.0
 LARGE_BYTES = 16 * 1024
@@ -144,7 +142,7 @@ class Unpacking:
                     some = [record for record in some if record.offset >= self.next_fetch_offset]
                     if not some:
                         continue
-                all_bytes = size + sum(map(len, filter(None, map(_value, some))))
+                all_bytes = size + value_bytes(some)
                 if all_bytes > most_bytes:
                     sizes = list(accumulate([len(record.value or b"") for record in some], initial=size))
                     kept = bisect_left(sizes, most_bytes)
