@@ -17,6 +17,7 @@ from sluice import decrypt
 from sluice.config import Config, load
 from sluice.exits import Exit, UserError
 from sluice.keys import loaded
+from tests.raw import Raw
 
 SALE = {
     "id": 7,
@@ -30,17 +31,6 @@ ENCRYPT = [
     {"field": ".user", "key": "b", "algorithm": "AES-256-GCM-SIV", "required_on": []},
     {"field": ".transaction.cc.cc_name", "key": "b", "search_field": ".transaction.cc.cc_name_hash", "search_key": "c"},
 ]  # fmt: skip
-
-
-class Raw:
-    """A record as the consumer gives it."""
-
-    key = None
-    headers = ()
-    offset = timestamp = 0
-
-    def __init__(self, value: bytes) -> None:
-        self.value = value
 
 
 @pytest.fixture

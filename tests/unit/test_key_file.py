@@ -18,6 +18,7 @@ from pipeline.dead_letters import Sealer, unseal
 from pipeline.keys import KeysError
 from sluice import key_file
 from sluice.key_file import KeyFile, new_keys_file, parsed, read, replace
+from tests.raw import Raw
 
 SECRET = "6B58703273357638792F423F4528482C"
 OTHER = "3t6w9z$C&F)J@NcRfUjXn2r5u8x/A?D("
@@ -39,12 +40,6 @@ def written(path: Path, data: Any, mode: int = 0o400) -> Path:
     path.write_text(data if isinstance(data, str) else yaml.safe_dump(data), encoding="utf-8")
     path.chmod(mode)
     return path
-
-
-class Raw:
-    """A record as the consumer gives it."""
-
-    offset, timestamp, key, value, headers = 7, 0, b"key", b"value", ()
 
 
 @pytest.fixture
@@ -169,7 +164,7 @@ async def test_a_worker_follows_the_file(path: Path, caplog: pytest.LogCaptureFi
     source.open()
     keys = source.keys
     sealer = Sealer(keys)
-    record = Raw()
+    record = Raw(b"value", offset=7, key=b"key")
     before = sealer.seal(record, 1000)
     await source.look({})
     assert keys.version == 0

@@ -37,9 +37,11 @@ from sluice.key_commands import show
 from sluice.key_config import KeysConfig
 from sluice.keys import loaded, unfit
 from sluice.kms import DataKeys, Kms, KmsRefuses, context
+from tests.raw import Raw
 
 ROOT = Path(__file__).parents[2]
 HOUR = 3600.0
+RAW = Raw(b"value", offset=7, key=b"key")
 SIZES = {"card-number": 32, "card-exp": 16, "dead-letters": 32}
 PLACE = "kms_key: alias/sluice, region: eu-central-1"
 CONFIG = """
@@ -52,17 +54,6 @@ pipelines:
     encrypt:
       - {{field: .transaction.cc.cc_number, key: card-number}}
 """
-
-
-class RawRecord:
-    """A record as the consumer gives it."""
-
-    key = None
-    headers = ()
-    offset = timestamp = 0
-
-    def __init__(self, value: bytes) -> None:
-        self.value = value
 
 
 @pytest.fixture
@@ -94,12 +85,6 @@ def config(**changes: Any) -> KeysConfig:
     return KeysConfig.model_validate(
         {"provider": "aws-kms", "kms_key": "alias/sluice", "region": "eu-central-1", **changes}
     )
-
-
-class Raw:
-    """A record as the consumer gives it."""
-
-    offset, timestamp, key, value, headers = 7, 0, b"key", b"value", ()
 
 
 class Clock:
@@ -160,7 +145,7 @@ def test_who_decrypts_needs_no_right_to_make_data_keys(
     file.write_text(CONFIG.format(keys=PLACE))
     made = load(file)
     pipeline = Pipeline("events", made.pipelines["events"], loaded(made), Tables())
-    raw = [RawRecord(b'{"transaction":{"cc":{"cc_number":"4111111111111111"}}}')] * 3
+    raw = [Raw(b'{"transaction":{"cc":{"cc_number":"4111111111111111"}}}')] * 3
     done = pipeline.process(raw)
     assert len(done.values) == 3
     assert b"4111111111111111" not in b"".join(done.values)
@@ -189,7 +174,7 @@ def test_a_data_key_is_asked_for_once(kms: Any, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_dead_letter_is_sealed_and_opened_with_a_data_key(kms: Any) -> None:
-    sealed = Sealer(Process().keys).seal(Raw(), 1000)
+    sealed = Sealer(Process().keys).seal(RAW, 1000)
     assert sealed is not None
     assert unseal(sealed, Keys((), Kms(config()).unwrap)).value == b"value"
     with pytest.raises(UnknownKey):
@@ -199,7 +184,7 @@ def test_a_dead_letter_is_sealed_and_opened_with_a_data_key(kms: Any) -> None:
 @pytest.mark.parametrize("length", [1, 128, 246, 255, 256, 8192])
 def test_an_id_of_any_length_that_kms_may_give_fits_a_dead_letter(length: int) -> None:
     keys = Keys([Key("dead-letters", "x" * length, bytes(range(32)))])
-    sealed = Sealer(keys).seal(Raw(), 10_000)
+    sealed = Sealer(keys).seal(RAW, 10_000)
     assert sealed is not None
     assert unseal(sealed, keys).value == b"value"
 
@@ -353,7 +338,7 @@ async def test_no_dead_letter_is_sealed_meanwhile(monkeypatch: pytest.MonkeyPatc
     keys.paused = "x"
     nowhere: Any = None  # nothing gets so far as to be sent
     with pytest.raises(KeysAway):
-        await DeadLetterDesk("events", nowhere, Sealer(keys)).send("raw", 0, [(Raw(), Refused("not-json"))], "pipeline")
+        await DeadLetterDesk("events", nowhere, Sealer(keys)).send("raw", 0, [(RAW, Refused("not-json"))], "pipeline")
     assert keys.take_uses() == {}
 
 

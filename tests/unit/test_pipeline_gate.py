@@ -18,20 +18,13 @@ from pipeline.pipeline import Pipeline, Processed
 from pipeline.references import Tables
 from schemas.codec import Codec
 from schemas.subjects import load
+from tests.raw import Raw
 
 CARDS = [
     "4111111111111111", "4222222222222", "5555555555554444", "2223003122003222", "378282246310005", "6011111111111117",
     "30569309025904", "3530111333300000", "6200000000000005", "6304000000000000", "4000000000000000006",
 ]  # fmt: skip
 CARD = CARDS[0]
-
-
-class Raw:
-    """A record as the consumer gives it."""
-
-    def __init__(self, value: bytes, key: bytes | None = None, headers: list[tuple[str, bytes]] | None = None) -> None:
-        self.value, self.key, self.headers = value, key, headers or []
-        self.offset = self.timestamp = 0
 
 
 def process(*records: Any, **settings: Any) -> Processed:
@@ -110,8 +103,8 @@ def test_a_card_number_anywhere_in_a_record_is_a_dead_letter(record: dict[str, A
 
 def test_keys_and_headers_are_looked_at() -> None:
     done = process(
-        Raw(b"{}", CARD.encode()),
-        Raw(b"{}", b"device-1"),
+        Raw(b"{}", key=CARD.encode()),
+        Raw(b"{}", key=b"device-1"),
         Raw(b"{}", headers=[("trace", b"1"), ("card", CARD.encode())]),
     )
     assert [(at, str(why)) for at, why in done.dead] == [(0, "card-number-in-clear"), (2, "card-number-in-clear")]

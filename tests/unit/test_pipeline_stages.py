@@ -15,16 +15,9 @@ from pipeline.config import PipelineConfig
 from pipeline.keys import Key, Keys
 from pipeline.pipeline import Pipeline, Processed
 from pipeline.references import Tables
+from tests.raw import Raw
 
 KEY = Key("names", "1", bytes(range(32)))
-
-
-class Raw:
-    """A record as the consumer gives it."""
-
-    def __init__(self, value: bytes | None, offset: int) -> None:
-        self.value, self.offset = value, offset
-        self.timestamp, self.key, self.headers = 0, None, ()
 
 
 def pipeline(**settings: Any) -> Pipeline:

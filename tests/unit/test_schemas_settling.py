@@ -13,6 +13,7 @@ from pipeline.references import Tables
 from schemas.codec import Codec
 from schemas.refused import Refused
 from schemas.subjects import load
+from tests.raw import Raw
 
 FORMS = [
     "2021-10-27T08:38:02.000Z", "2021-10-27T08:38:02Z", "2024-02-29T23:59:60Z", "2021-10-27 08:38:02", "2021-10-27T10:38:02+02",
@@ -78,14 +79,3 @@ def test_an_object_with_what_none_may_hold_costs_the_others_of_its_batch_nothing
     for position, *reason in reasons:
         number = int(values[position][6:7]) if values[position][:1] == b"{" else 0
         assert tuple(reason) == wrong.get(number, ("not-json", ""))
-
-
-class Raw:
-    """A record as the consumer gives it."""
-
-    key = None
-    headers = ()
-    offset = timestamp = 0
-
-    def __init__(self, value: bytes) -> None:
-        self.value = value
