@@ -19,6 +19,7 @@ from aiokafka.errors import (
     KafkaError,
     KafkaTimeoutError,
     TopicAuthorizationFailedError,
+    UnknownError,
     UnknownTopicOrPartitionError,
 )
 from aiokafka.producer.message_accumulator import BatchBuilder, MessageAccumulator
@@ -48,10 +49,10 @@ class ProduceRefused(Exception):
     """A broker refuses a batch for good. Nothing behind it was sent, nothing of it is committed."""
 
     def __init__(self, tp: TopicPartition, error: KafkaError) -> None:
-        super().__init__(
-            f"{tp.topic}/{tp.partition} does not take what is sent to it: {type(error).__name__}. Compare the topic with what "
-            "the config needs (`sluice topics FILE --compare`), and see that it may be written."
-        )
+        what = "Compare the topic with what the config needs (`sluice topics FILE --compare`), and see that it may be written."
+        if isinstance(error, UnknownError):
+            what = "It is a fault of the broker's own, such as too little memory or a full disk: its log says which."
+        super().__init__(f"{tp.topic}/{tp.partition} does not take what is sent to it: {type(error).__name__}. {what}")
 
 
 class Outbox:
