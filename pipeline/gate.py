@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from pipeline.card_search import CardSearch, Found
-from pipeline.paths import Loads, Location, Names, resolve, text
+from pipeline.paths import Loads, Location, Names, is_within, parse, resolve, text
 from schemas.compiling import compiled
 from schemas.fields import Field
 from stream.reader import OWN_HEADERS
@@ -34,11 +34,19 @@ class Gate:
     """Looks for card numbers in the records of one pipeline. Raises InvalidPath.
 
     `hidden` are the paths of fields whose text only looks like digits: hashes, and what is encrypted in hex. What stands in them
-    is written by rules, never by a producer.
+    is written by rules, never by a producer. `encrypted` are the paths of what is encrypted: of an object nothing is left below.
     """
 
-    def __init__(self, record: type[msgspec.Struct], fields: Sequence[Field], hidden: Sequence[str]) -> None:
-        marked = [field for top in fields for field in top.walk() if field.number_kind]
+    def __init__(
+        self,
+        record: type[msgspec.Struct],
+        fields: Sequence[Field],
+        hidden: Sequence[str],
+        encrypted: Sequence[str] = (),
+    ) -> None:
+        whole = list(map(parse, encrypted))
+        numbers = [field for top in fields for field in top.walk() if field.number_kind]
+        marked = [field for field in numbers if not _is_below(parse(field.text_path), whole)]
         kinds = [resolve(field.text_path, record) for field in marked if field.number_kind in _KINDS]
         ids = [resolve(field.text_path, record) for field in marked if field.number_kind not in _KINDS]
         self._marked = {field.path for field in marked}
@@ -83,6 +91,10 @@ class Gate:
             if digits in held.translate(_NO_SEPARATORS) and names not in self._marked:
                 return text(names)
         return ""
+
+
+def _is_below(names: Names, outer: Sequence[Names]) -> bool:
+    return any(len(names) > len(one) and is_within(names, one) for one in outer)
 
 
 def _values(locations: Sequence[Location]) -> Values:

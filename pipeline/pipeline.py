@@ -96,7 +96,8 @@ class Pipeline:
         )
         self._keys = keys
         self._take_keys()
-        self._gate = None if config.gate == "off" else Gate(record, subject.fields, _only_like_digits(config))
+        digits = _only_like_digits(config)
+        self._gate = None if config.gate == "off" else Gate(record, subject.fields, digits, encrypted)
 
     def process(self, records: Sequence[Record], partition: int = 0) -> Processed:
         """Take a batch of one partition its whole way. A record that cannot be taken is in `dead`, and costs the others nothing.

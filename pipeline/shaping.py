@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from pipeline.paths import Loads, Names, resolve
+from pipeline.paths import Loads, Location, Names, resolve
 from schemas.compiling import compiled
 from schemas.structs import decoding_hook
 
@@ -19,7 +19,8 @@ def compile_drop(paths: Sequence[str], record: type[msgspec.Struct]) -> Shape:
 
     What a record lacks already is no error. JSON values of open fields are copied on the way, never changed.
     """
-    locations = [resolve(path, record) for path in paths]
+    # The last places of a list first: what follows one that is removed moves up.
+    locations = sorted((resolve(path, record) for path in paths), key=_places, reverse=True)
     loads = Loads([at.parent for at in locations if at.parent])
     constants: dict[str, Any] = {"without": _without}
     lines = []
@@ -108,6 +109,11 @@ def fitting(value: Any, type_: Any) -> Any:
     if type(value) is float and isinstance(type_, type) and issubclass(type_, Decimal):
         value = Decimal(repr(value))
     return None if value is None else msgspec.convert(value, type_, dec_hook=decoding_hook)
+
+
+def _places(at: Location) -> Sequence[tuple[int, str]]:
+    """What sorts the places of one list by their numbers."""
+    return [(part, "") if isinstance(part, int) else (-1, part) for part in (*at.names, *at.inside)]
 
 
 def _record_at(names: tuple[str, ...], record: type[msgspec.Struct]) -> Any:

@@ -169,6 +169,16 @@ def test_what_rules_write_is_never_taken_for_a_card_number() -> None:
     assert Gate(codec.type, subject.fields, [])([Raw(b"")], [record], [codec.encode(record)]) == {0: ".description"}
 
 
+@pytest.mark.parametrize("field", [".endpoint", ".imsi", ".user"])
+def test_a_card_number_beside_an_object_that_is_one_token_is_seen(field: str) -> None:
+    inside = {".endpoint": {"id": 1, "imei": CARD}, ".imsi": {"imsi": CARD}, ".user": {"id": int(CARD)}}[field]
+    rules = [{"field": field, "key": "k"}]
+    sealed, beside = ({field[1:]: inside, "description": text} for text in ("paid", f"paid {CARD}"))
+    done = process(sealed, beside, encrypt=rules)
+    assert [(at, str(why)) for at, why in done.dead] == [(1, "card-number-in-clear at .description")]
+    assert CARD.encode() not in done.values[0]
+
+
 @pytest.mark.parametrize("code", range(32))
 @pytest.mark.parametrize("number", [CARD, "4111 1111 1111 1111"])
 def test_a_control_character_before_a_number_hides_nothing(code: int, number: str) -> None:

@@ -262,6 +262,14 @@ def test_a_plan_changes_with_the_config_and_not_with_keys_or_defaults() -> None:
     assert len({plan, *(one.plan_hash() for one in others)}) == 5
 
 
+@pytest.mark.parametrize("places", [[0, 1], [1, 0], [0, 2], [2, 1, 0]])
+def test_places_of_one_list_are_dropped_as_they_came_in_whatever_order_they_are_written(places: list[int]) -> None:
+    pipeline = workshop(drop=[f".detail.list[{place}]" for place in places], routes={}, encrypt=[])
+    processed = pipeline.process([Raw(b'{"detail":{"list":["a","b","c","d"]}}')])
+    left = [letter for place, letter in enumerate("abcd") if place not in places]
+    assert json.loads(processed.values[0])["detail"]["list"] == left
+
+
 def test_drop_reaches_into_open_fields_and_changes_nothing_else() -> None:
     pipeline = workshop(drop=[".detail.a.b", ".detail.c", ".device.name", ".user", ".sim.id"], routes={}, encrypt=[])
     records = [
