@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from itertools import compress
 from typing import NamedTuple
 
@@ -182,13 +182,19 @@ class Router:
             there = await reference_ids.wait(self._name, partition, lacking.entries)
         return there and await until_usable(self._keys, partition.pause)  # keys may have reached their limit meanwhile
 
-    def _add(self, batch: RecordBatch, piece: Sequence[Record], plan: bytes, outgoing: _Outgoing) -> _Lacking | None:
+    def _add(
+        self,
+        batch: RecordBatch,
+        piece: Sequence[Record],
+        plan: bytes,
+        outgoing: _Outgoing,
+        undelivered: Set[int] = frozenset(),
+    ) -> _Lacking | None:
         """Process a piece of a batch, pack what is routed behind what is there, and add its dead letters and what fits no topic.
         Or say what it has to wait for first, and add nothing."""
-        processed = self._pipeline.process(piece, batch.partition)
+        processed = self._pipeline.process(piece, batch.partition, undelivered)
         if self._pipeline.writers.wanted or processed.awaited:
             return _Lacking(frozenset(self._pipeline.writers.wanted), processed.awaited)
-        outgoing.letters.extend((piece[position], refused) for position, refused in processed.dead)
         records = [piece[position] for position in processed.positions]
         keys = [record.key for record in records]
         headers = _headers(batch, records, plan)
@@ -197,8 +203,10 @@ class Router:
         for late in too_large:
             routes[late] = ""
         large = {records[late].offset: records[late] for late in too_large}  # once for all its routes
+        if self._pipeline.forget(large.keys()):
+            return self._add(batch, piece, plan, outgoing, large.keys())
+        outgoing.letters.extend((piece[position], refused) for position, refused in processed.dead)
         outgoing.letters.extend((record, Refused("too-large", "")) for record in large.values())
-        self._pipeline.forget(large)
         packed = list(zip([record.timestamp for record in records], keys, processed.values, headers, strict=True))
         for route in self._topics:
             if some := list(compress(packed, [taken == route for taken in routes])):

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import compress
 from typing import Any
@@ -99,8 +99,10 @@ class Pipeline:
         digits = _only_like_digits(config)
         self._gate = None if config.gate == "off" else Gate(record, subject.fields, digits, encrypted)
 
-    def process(self, records: Sequence[Record], partition: int = 0) -> Processed:
+    def process(self, records: Sequence[Record], partition: int = 0, undelivered: Set[int] = frozenset()) -> Processed:
         """Take a batch of one partition its whole way. A record that cannot be taken is in `dead`, and costs the others nothing.
+
+        `undelivered` are offsets of records that the caller will not deliver: what has their id is no repeat.
 
         Raises only what is a fault of ours; then nothing of the batch may be delivered.
         """
@@ -117,21 +119,22 @@ class Pipeline:
         self._set_fields(batch)
         self._rename_fields(batch)
         self._redact(batch)
-        positions, batch = self._leave_out(positions, batch, records, partition, done)
+        positions, batch = self._leave_out(positions, batch, records, partition, undelivered, done)
         routes = self._choose_routes(batch)
         done.unlike = len(self._unlike)
         self._unlike.clear()
         positions, batch, routes = self._encrypt(positions, batch, routes, done)
         values = list(map(self._codec.encode, batch))
         positions, routes, values = self._hold_back_cards(positions, routes, values, batch, records, done)
-        self.forget(records[position].offset for position, _ in done.dead)
+        if self._deduplicate and self.forget(dead := {records[position].offset for position, _ in done.dead}):
+            return self.process(records, partition, undelivered | dead)
         done.positions, done.routes, done.values = self._copy(positions, routes, values)
         return done
 
-    def forget(self, offsets: Iterable[int]) -> None:
-        """The records of these offsets were not delivered: a later one of the same id is no repeat of them."""
-        if self._deduplicate is not None:
-            self._deduplicate.forget(offsets)
+    def forget(self, offsets: Set[int]) -> bool:
+        """The records of these offsets are not delivered: a later one of the same id is no repeat of them. Returns whether one
+        was left out of the last batch: then that is to be processed again, with these as `undelivered`."""
+        return self._deduplicate is not None and self._deduplicate.forget(offsets)
 
     def _take_keys(self) -> None:
         """What is done with keys is done with those that are active from now on."""
@@ -180,14 +183,20 @@ class Pipeline:
         return [positions[at] for at in kept], [batch[at] for at in kept]
 
     def _leave_out(
-        self, positions: Sequence[int], batch: list[Any], raw: Sequence[Record], partition: int, done: Processed
+        self,
+        positions: Sequence[int],
+        batch: list[Any],
+        raw: Sequence[Record],
+        partition: int,
+        undelivered: Set[int],
+        done: Processed,
     ) -> tuple[Sequence[int], list[Any]]:
         if self._sample is not None:
             stays = self._sample(positions, batch, raw)
             positions, batch = list(compress(positions, stays)), list(compress(batch, stays))
             done.left_out["sample"] = len(stays) - len(batch)
         if self._deduplicate is not None:
-            stays = self._deduplicate(partition, positions, batch, raw)
+            stays = self._deduplicate(partition, positions, batch, raw, undelivered)
             positions, batch = list(compress(positions, stays)), list(compress(batch, stays))
             done.left_out["deduplicate"] = len(stays) - len(batch)
         return positions, batch

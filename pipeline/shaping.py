@@ -111,7 +111,7 @@ def fitting(value: Any, type_: Any) -> Any:
     return None if value is None else msgspec.convert(value, type_, dec_hook=decoding_hook)
 
 
-def _places(at: Location) -> Sequence[tuple[int, str]]:
+def _places(at: Location) -> list[tuple[int, str]]:
     """What sorts the places of one list by their numbers."""
     return [(part, "") if isinstance(part, int) else (-1, part) for part in (*at.names, *at.inside)]
 

@@ -2,7 +2,7 @@
 
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import msgspec
@@ -47,6 +47,9 @@ class Deduplicate:
     had them, so that the one that stays is the first of its partition whatever is read again. Best effort: ids are forgotten
     when the process ends, and no process knows what another has seen. A record that lacks one of the fields, or has null
     there, stays.
+
+    That the first of an id is not delivered is often known only after its repeats were left out: `forget` says whether, and then
+    the batch is to be done again.
     """
 
     def __init__(self, rule: DeduplicateRule, record: type[msgspec.Struct]) -> None:
@@ -56,33 +59,57 @@ class Deduplicate:
         """Partition and id → offset."""
         self._latest: dict[int, tuple[Any, ...]] = {}
         """Of the last batch: the offset of each record that stays → partition and id."""
+        self._repeated: set[tuple[Any, ...]] = set()
+        """Of the last batch: partition and id of what was left out."""
+        self._spare: dict[tuple[Any, ...], list[int]] = {}
+        """Of the last batch: partition and id → the offsets of repeats that stay."""
 
     def __call__(
-        self, partition: int, positions: Sequence[int], batch: Sequence[Any], raw: Sequence[Record]
+        self,
+        partition: int,
+        positions: Sequence[int],
+        batch: Sequence[Any],
+        raw: Sequence[Record],
+        undelivered: Set[int] = frozenset(),
     ) -> list[bool]:
-        """Which records of a batch stay; `positions` are theirs in `raw`, which came from this partition."""
+        """Which records of a batch stay; `positions` are theirs in `raw`, which came from this partition.
+
+        All with an id that a record at one of the `undelivered` offsets has stay: some of them may be none to deliver either.
+        """
         seen, stays = self._seen, []
-        self._latest = {}
-        for position, id_ in zip(positions, self._ids(batch), strict=True):
-            if _lacks(id_):
+        self._latest, self._repeated, self._spare = {}, set(), {}
+        ids = [None if _lacks(id_) else (partition, *id_) for id_ in self._ids(batch)]
+        offsets = [raw[position].offset for position in positions]
+        if undelivered:
+            self._spare = {key: [] for key, at in zip(ids, offsets, strict=True) if key and at in undelivered}
+        for offset, key in zip(offsets, ids, strict=True):
+            if key is None or offset in undelivered:
                 stays.append(True)
-                continue
-            offset, key = raw[position].offset, (partition, *id_)
-            if offset <= seen.setdefault(key, offset):  # the first, or read again from before what was first then
+            elif offset <= seen.setdefault(key, offset):  # the first, or read again from before what was first then
                 seen[key] = offset
                 self._latest[offset] = key
                 stays.append(True)
+            elif key in self._spare:
+                self._spare[key].append(offset)
+                stays.append(True)
             else:
+                self._repeated.add(key)
                 stays.append(False)
         while len(seen) > self._window:
             seen.popitem(last=False)
         return stays
 
-    def forget(self, offsets: Iterable[int]) -> None:
-        """The records of the last batch at these offsets are not delivered: what comes after them with their id is no repeat."""
+    def forget(self, offsets: Set[int]) -> bool:
+        """The records of the last batch at these offsets are not delivered: what comes after them with their id is no repeat.
+        Returns whether such a one was left out of that batch."""
+        left_out = False
         for offset in offsets:
             if (key := self._latest.get(offset)) is not None and self._seen.get(key) == offset:
                 del self._seen[key]
+                left_out = left_out or key in self._repeated
+                if (heir := min(set(self._spare.get(key, ())) - offsets, default=None)) is not None:
+                    self._seen[key], self._latest[heir] = heir, key
+        return left_out
 
 
 def _lacks(id_: tuple[Any, ...]) -> bool:

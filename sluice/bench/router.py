@@ -3,7 +3,7 @@
 import asyncio
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -117,9 +117,11 @@ async def run(brokers: str, topic: str, count: int, pipeline: str) -> None:
 def _start_with_the_first_batch(meter: Meter) -> None:
     process = Pipeline.process
 
-    def measured(self: Pipeline, records: Sequence[Record], partition: int = 0) -> Processed:
+    def measured(
+        self: Pipeline, records: Sequence[Record], partition: int = 0, undelivered: Set[int] = frozenset()
+    ) -> Processed:
         meter.first_record()
-        return process(self, records, partition)
+        return process(self, records, partition, undelivered)
 
     Pipeline.process = measured  # type: ignore[method-assign]  # in this process alone
 

@@ -92,15 +92,14 @@ async def test_what_is_given_away_in_the_midst_is_not_counted() -> None:
     assert counted("midst", "drift", kind="flag") == len(records)
 
 
-async def test_a_record_that_fits_no_topic_does_not_take_the_place_of_the_good_one() -> None:
+@pytest.mark.parametrize("others", [0, 1, PIECE_RECORDS])
+async def test_a_record_that_fits_no_topic_does_not_take_the_place_of_the_good_one(others: int) -> None:
     one, outbox = router("large", deduplicate={"by": [".id"]})
     large = Raw(0, {"id": 1, "description": "d" * outbox.max_record_bytes})
-    outgoing = await process(
-        one, [large, *(Raw(at, {"id": at}) for at in range(2, PIECE_RECORDS + 2)), Raw(9999, {"id": 1})]
-    )
+    outgoing = await process(one, [large, *(Raw(at, {"id": at}) for at in range(2, others + 2)), Raw(9999, {"id": 1})])
     assert outgoing is not None
     assert [(record.offset, why.reason) for record, why in outgoing.letters] == [(0, "too-large")]
-    assert sum(batch.record_count() for batch in outgoing.routed["success"]) == PIECE_RECORDS + 1
+    assert sum(batch.record_count() for batch in outgoing.routed["success"]) == others + 1
 
 
 async def test_a_record_that_fits_no_topic_is_one_dead_letter_for_all_its_routes() -> None:

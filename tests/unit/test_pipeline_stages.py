@@ -172,6 +172,19 @@ def test_a_record_that_is_refused_does_not_take_the_place_of_the_good_one() -> N
     assert list(process(made, good, start=7).positions) == []
 
 
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["good", "lacks", "in clear"])), max_size=30))
+def test_of_each_id_that_has_a_good_record_in_a_batch_one_is_delivered(sent: list[tuple[int, str]]) -> None:
+    made = pipeline(deduplicate={"by": [".id"]}, encrypt=[{"field": ".transaction.cc.cc_number", "key": "names"}])
+    cc = {"good": {"cc_number": "4111"}, "lacks": {}, "in clear": {"cc_number": "4111", "cc_name": "4111111111111111"}}
+    records = [{"id": id_, "transaction": {"cc": cc[kind]}} for id_, kind in sent]
+    done = process(made, *records)
+    assert {sent[at][0] for at in done.positions} == {id_ for id_, kind in sent if kind == "good"}
+    assert all(sent[at][1] == "good" for at in done.positions)
+    assert len(done.positions) + len(done.dead) + done.left_out["deduplicate"] == len(sent)
+    later = process(made, *[{"id": id_, "transaction": {"cc": cc["good"]}} for id_ in range(4)], start=len(sent))
+    assert {*later.positions} == {*range(4)} - {sent[at][0] for at in done.positions}
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 1), st.integers(0, 3)), min_size=1, max_size=25),
     st.lists(st.integers(0, 25), min_size=2, max_size=2),
