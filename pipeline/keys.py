@@ -8,6 +8,7 @@ import binascii
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from hmac import compare_digest
 from typing import Any, NoReturn, Self, SupportsIndex
 
 SIZES = (16, 24, 32)
@@ -147,10 +148,15 @@ class Keys:
     def replace(self, keys: Iterable[Key]) -> None:
         """Hold these keys from now on.
 
-        Raises KeysError, and changes nothing, if one that is in demand is not among them or would not suit any more.
+        Raises KeysError, and changes nothing, if one that is in demand is not among them or would not suit any more, or if an id
+        stands for another key than before: what was encrypted under it could not be decrypted.
         """
         versions = _by_name(keys)
-        problems = []
+        problems = [
+            f"{key} is another key than before; give it an id of its own, and keep the one before as decrypt-only"
+            for key in self
+            if (now := versions.get(key.name, {}).get(key.id)) and not compare_digest(now.material, key.material)
+        ]
         for name, algorithms in self._demands.items():
             key = _active(versions, name)
             if key is None:

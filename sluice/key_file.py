@@ -47,7 +47,7 @@ def parsed(content: bytes, origin: str) -> Keys:
         return parse_keys(yaml.load(content, UniqueKeys))  # noqa: S506  # a SafeLoader
     except KeysError as error:
         problems = error.problems
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # whose text quotes the file
+    except Exception as error:  # whatever a tag of YAML makes of a value it cannot read; its text quotes the file
         mark = getattr(error, "problem_mark", None)
         place = f" at line {mark.line + 1}" if mark else ""
         problems = [f"is not YAML{place}, or a key stands twice; correct it"]

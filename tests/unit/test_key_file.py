@@ -92,6 +92,8 @@ def test_a_new_file_is_read_and_never_overwritten(path: Path) -> None:
         (f"k: [{{id: '1', text: {SECRET}, text: {SECRET}}}]", "is not YAML at line 1, or a key stands twice"),
         (f"k:\n- {{id: '1', state: active, text: {SECRET}}}\nk: []", "at line 3, or a key stands twice"),
         ("[" * 5000, "is not YAML"),
+        (f"k: !!bool {SECRET}", "is not YAML"),
+        (f"k: !!timestamp {SECRET}", "is not YAML"),
         ("\x00" + SECRET, "is not YAML"),
         (SECRET, "keys.yaml: holds no keys"),
     ],
@@ -190,6 +192,7 @@ async def test_a_worker_follows_the_file(path: Path, caplog: pytest.LogCaptureFi
         (lambda path: written(path, {"k": versions(OTHER), "dead-letters": "x"}), "dead-letters: must be a list"),
         (lambda path: written(path, {"dead-letters": versions(OTHER)}), "k: is in use, and not there any more; put it back"),
         (lambda path: written(path, {"k": versions(OTHER[:16])}), "k/1 has 16 bytes, which is AES-128, and AES-256-GCM needs 32"),
+        (lambda path: written(path, {"k": versions(OTHER)}), "k/1 is another key than before; give it an id of its own"),
         (lambda path: path.chmod(0o444), "others can read the keys; run `chmod 0400"),
         (lambda path: path.unlink(), "No such file or directory"),
         (lambda path: (path.unlink(), path.mkdir(0o700)), "Is a directory"),
@@ -228,6 +231,6 @@ def overwrite(path: Path, text: str) -> None:
 async def test_a_file_that_is_written_to_in_place_is_noticed(path: Path) -> None:
     source = KeyFile(written(path, {"k": versions(SECRET)}, 0o600))
     source.open()
-    overwrite(path, yaml.safe_dump({"k": versions(SECRET[::-1])}))
+    overwrite(path, yaml.safe_dump({"k": [one | {"id": "9"} for one in versions(SECRET[::-1])]}))
     await source.look({})
     assert source.keys.active("k").material == SECRET[::-1].encode()
