@@ -13,7 +13,7 @@ from rich.text import Text
 from pipeline.config import PipelineConfig
 from pipeline.paths import Names, text
 from pipeline.pipeline import Pipeline
-from schemas.masking import Mask, without_numbers
+from schemas.masking import Mask, visible, without_numbers
 from sluice.config import Config
 from sluice.trial import Line, lines, pipeline_of, prepared
 from sluice.wiring import make_mask
@@ -113,7 +113,7 @@ def _differences(before: Any, after: Any, was: Any, now: Any, names: Names) -> I
 
 def _path(names: Names) -> str:
     """A path; keys of open fields may be anything."""
-    return without_numbers(text(names))
+    return visible(without_numbers(text(names)))
 
 
 def _below(shown: Any, name: str) -> Any:
@@ -121,7 +121,7 @@ def _below(shown: Any, name: str) -> Any:
 
 
 def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return visible(value if isinstance(value, str) else msgspec.json.encode(value).decode())
 
 
 def _say(console: Console, stage: str, changes: list[tuple[str, str]], left: str) -> None:

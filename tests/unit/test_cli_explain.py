@@ -84,12 +84,14 @@ def test_keys_of_open_fields_are_masked_and_so_is_what_is_redacted(
     (tmp_path / "config.yaml").write_text(
         yaml.safe_dump({"kafka": {"brokers": ["b:1"]}, "pipelines": {"events": pipeline}})
     )
-    record = {"id": 1, "detail": {CARD: 1, "a": 2}, "endpoint": {"name": "Mrs. Secret"}}
+    inside = {CARD: 1, "a": 2, "\u001b[31mkey": "\u001b]0;title\u0007"}
+    record = {"id": 1, "detail": inside, "endpoint": {"name": "Mrs. Secret"}, "description": "\u001b[31mred"}
     run(load(tmp_path / "config.yaml"), "events", io.BytesIO(json.dumps(record).encode()), [])
     out = capsys.readouterr().out
     assert "digits>" in out
     assert CARD not in out
     assert "Secret" not in out
+    assert "\u001b" not in out, "a record rules the terminal"
 
 
 def test_every_stage_of_a_pipeline_is_explained() -> None:
