@@ -97,6 +97,10 @@ def _wrong_values(config: "PipelineConfig", record: type[msgspec.Struct]) -> Ite
             continue
         if new in config.rename:
             yield Problem(("rename", old), f"{new} is renamed itself; give each field a new name that none has")
+        if list(config.rename.values()).count(new) > 1:
+            yield Problem(
+                ("rename", old), f"{new} is what another field is renamed to as well; give each field a new name"
+            )
         if source.inside or target.inside or source.type != target.type:
             reason = f"{old} and {new} do not hold the same; name a field that holds {described(source.kind)}"
             yield Problem(("rename", old), reason)

@@ -89,6 +89,8 @@ def test_rename_moves_a_field_of_what_is_not_delivered() -> None:
     assert value(made, {"id": 1, "name": "x", "ip_address": "y"}) == {"id": 1, "ip_address": "x"}
     assert value(made, {"id": 1, "ip_address": "y"}) == {"id": 1, "ip_address": "y"}
     assert "do not hold the same" in problems(schema="endpoint", rename={".name": ".id"})["rename..name"]
+    twice = problems(schema="endpoint", rename={".name": ".ip_address", ".imei": ".ip_address"})
+    assert all("another field is renamed to as well" in twice[f"rename.{old}"] for old in (".name", ".imei"))
 
 
 def test_redact() -> None:
