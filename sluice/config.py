@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pipeline.config import Condition, PipelineConfig
+from pipeline.paths import parse
 from schemas.registry import RegistryConfig
 from sinks.http import HttpConfig
 from sinks.kinesis import KinesisConfig
@@ -110,6 +111,14 @@ class GoldenTest(BaseModel):
         default=[],
         description="Fields of `value` that must not leave as they are there, as paths: those that rules encrypt.",
     )
+
+    @field_validator("encrypted")
+    @classmethod
+    def _are_paths(cls, encrypted: list[str]) -> list[str]:
+        for path in encrypted:
+            parse(path)
+        return encrypted
+
     error: dict[Literal["reason", "path"], str] | None = Field(
         default=None, description="Why it is a dead letter: `{reason: wrong-type, path: .id}`."
     )

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pipeline.conditions import UNMATCHED, Condition, check
 from pipeline.conditions import fields as fields_asked
 from pipeline.config import SUCCESS
-from pipeline.paths import InvalidPath, described, parts, resolve, touches
+from pipeline.paths import InvalidPath, canonical, described, parts, resolve, touches
 from schemas.structs import record_type
 from schemas.subjects import load, names
 from sluice.yaml_file import Problem
@@ -147,7 +147,7 @@ def _encrypted(name: str, stream: dict[str, Any], pipelines: dict[str, Any]) -> 
         fields = {field.text_path: field.kind for top in load(subject).fields for field in top.walk()}
         columns = {column.path for column in load(subject).columns}
         for rule in map(_mapping, _list(pipeline.get("encrypt"))):
-            field, path = _text(rule.get("field")), _text(rule.get("iv_field"))
+            field, path = (canonical(_text(rule.get(key))) for key in ("field", "iv_field"))
             if fields.get(field, "string") != "string":
                 yield from _no_place(name, stream, field)
             if path and path not in {"csv": columns, "avro": fields, "parquet": fields}.get(form, [path]):

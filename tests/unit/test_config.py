@@ -180,6 +180,11 @@ streams:
         ),
         (SMALL + "streams: {s: {topics: [events.success], s3: {bucket: abc}}}", "streams.s.topics", "unknown"),
         (SMALL.replace("raw.events", "events.success"), "pipelines.events.from", "written by pipeline events already"),
+        (
+            SMALL + "tests: [{pipeline: events, input: {}, route: success, encrypted: [cc number]}]",
+            "tests[0].encrypted",
+            "no path",
+        ),
         (SMALL.replace("raw.events", "events.dlq"), "pipelines.events.from", "dead letters of events"),
     ],
 )
@@ -309,5 +314,23 @@ streams:
     found = problems(config.replace("FORM", form).replace("FIELD", "number_vector"))
     assert list(found) == ["streams.s3.s3.format"]
     assert "name an iv_field that the schema has, such as .transaction.cc.cc_number_iv" in found["streams.s3.s3.format"]
+    quoted = config.replace("FORM", form).replace(
+        "field: .transaction.cc.cc_number", "field: '.transaction[\"cc\"].cc_number'"
+    )
+    assert list(problems(quoted.replace("FIELD", "number_vector"))) == ["streams.s3.s3.format"]
     for allowed in (("json", "number_vector"), (form, "cc_number_iv")):
         assert read(config.replace("FORM", allowed[0]).replace("FIELD", allowed[1])).streams
+
+
+@pytest.mark.parametrize("form", ["csv", "avro", "parquet"])
+@pytest.mark.parametrize("field", [".user", '["user"]'])
+def test_a_format_without_a_place_for_a_token_is_refused_however_the_field_is_written(
+    problems: Any, form: str, field: str
+) -> None:
+    found = problems(f"""
+kafka: {{brokers: ["localhost:9092"]}}
+keys: {{provider: file, path: keys.yaml}}
+pipelines: {{events: {{from: raw.events, schema: event, encrypt: [{{field: '{field}', key: k}}]}}}}
+streams: {{s3: {{from: [events.success], s3: {{bucket: abc, format: {form}}}}}}}
+""")
+    assert "has no place for the token in .user" in found["streams.s3.s3.format"]
