@@ -8,7 +8,8 @@ from itertools import chain
 
 from pipeline.config import PipelineConfig
 from pipeline.keys import DEAD_LETTERS, Keys
-from pipeline.paths import parse, touches
+from pipeline.paths import is_within, parse, touches
+from pipeline.paths import text as path_text
 from schemas.registry import Breaks, RegistryUnavailable, subject_name
 from schemas.registry import opened as opened_registry
 from schemas.subjects import load
@@ -147,14 +148,27 @@ def _weak(name: str, pipeline: PipelineConfig) -> Iterator[Finding]:
         fields = ", ".join(unnamed)
         text = f"pipeline {name}: after a rotation nobody can tell with which version of its key {fields} was encrypted"
         yield Finding("warning", text, "give each rule a key_id_field, or keep a list of when keys were rotated")
-    for rule in pipeline.encrypt:
-        if parse(rule.field)[-1] in _SECURITY_CODES:
+    before = [(rule.field, rule.pre_authorisation) for rule in pipeline.encrypt]
+    for path, pre_authorisation in (*before, *((rule.field, False) for rule in pipeline.redact if rule.by != "mask")):
+        for code in _security_codes(pipeline, path):
             text = (
-                f"pipeline {name}: {rule.field} may not be kept after the payment is authorised, encrypted or not (PCI DSS"
+                f"pipeline {name}: {code} may not be kept after the payment is authorised, encrypted, hashed or not (PCI DSS"
                 " 3.3.1)"
             )
-            remedy = "drop it" if not rule.pre_authorisation else "see that it is deleted then, from the raw topic too"
+            remedy = "drop it" if not pre_authorisation else "see that it is deleted then, from the raw topic too"
             yield Finding("warning", text, remedy)
+
+
+def _security_codes(pipeline: PipelineConfig, path: str) -> list[str]:
+    """The security codes that stand at this path or below it, as far as they are not dropped before."""
+    names = [field.path for top in load(pipeline.subject).fields for field in top.walk()]
+    within = dict.fromkeys([parse(path), *(one for one in names if is_within(one, parse(path)))])
+    gone = [parse(one) for one in pipeline.drop]
+    return [
+        path_text(one)
+        for one in within
+        if one[-1] in _SECURITY_CODES and not any(is_within(one, outer) for outer in gone)
+    ]
 
 
 def _routes(config: Config) -> Iterator[Finding]:
@@ -176,9 +190,8 @@ def _conditions(config: Config) -> Iterator[Finding]:
                 for field, does in changed.items():
                     if parse(path)[: len(parse(field))] == parse(field):
                         text = f"stream {name}: where asks for {path}, which pipeline {pipeline} {does}"
-                        yield Finding(
-                            "warning", text, "such a condition never holds; take it away, or change the pipeline"
-                        )
+                        remedy = "it is asked of what the pipeline wrote; take it away, or change the pipeline"
+                        yield Finding("warning", text, remedy)
 
 
 def _asked(stream: StreamConfig) -> list[str]:

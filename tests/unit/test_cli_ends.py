@@ -16,6 +16,7 @@ from moto.server import ThreadedMotoServer
 
 from sluice import cli, logs
 from sluice.exits import Exit, UserError, ending
+from sluice.key_file import new_keys_file
 from stream.assignment import InWork, WorkFailed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,9 +51,9 @@ def closed_port() -> int:
 
 
 def config(port: int, **parts: str) -> str:
+    parts = {"pipelines": "{events: {from: raw.events, schema: event}}"} | parts
     lines = [
         f"kafka: {{brokers: ['127.0.0.1:{port}'], replication: 1}}",
-        "pipelines: {events: {from: raw.events, schema: event}}",
         *(f"{name}: {text}" for name, text in parts.items()),
     ]
     Path("config.yaml").write_text("\n".join(lines))
@@ -202,6 +203,28 @@ def test_the_examples_pass_offline(run: Run) -> None:
     assert "nobody can tell with which version of its key .transaction.cc.cc_number" in warnings[1]
     assert ".transaction.cc.cc_cvv may not be kept" in warnings[2]
     assert "PCI DSS 3.3.1" in warnings[2]
+
+
+@pytest.mark.parametrize(
+    ("rules", "warned"),
+    [
+        ("encrypt: [{field: .transaction.cc, key: card-number}]", True),
+        ("encrypt: [{field: .transaction, key: card-number}]", True),
+        ("encrypt: [{field: .transaction.cc, key: card-number}], drop: [.transaction.cc.cc_cvv]", False),
+        ("redact: [{field: .transaction.cc.cc_cvv, with: hash, key: card-number}]", True),
+        ("redact: [{field: .transaction.cc.cc_cvv, with: last4}]", True),
+        ("redact: [{field: .transaction.cc.cc_cvv, with: mask}]", False),
+        ("encrypt: [{field: .transaction.cc.cc_number, key: card-number}]", False),
+    ],
+)
+def test_check_warns_of_a_security_code_that_is_kept_in_whatever_form(run: Run, rules: str, warned: bool) -> None:
+    pipelines = f"{{events: {{from: raw.events, schema: event, {rules}}}}}"
+    new_keys_file(Path("own-keys.yaml"), ["card-number", "dead-letters"])
+    code, out, _ = run(
+        "check", "--offline", config(1, pipelines=pipelines, keys="{provider: file, path: own-keys.yaml}")
+    )
+    assert code == 0, out
+    assert (".transaction.cc.cc_cvv may not be kept" in out) is warned
 
 
 def test_check_names_each_key_that_is_missing(run: Run) -> None:
