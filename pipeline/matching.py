@@ -226,7 +226,10 @@ def _exact(value: float) -> int | Decimal:
 def _as_any(value: float) -> frozenset[Any]:
     """A number in every type that may hold it."""
     exact = _exact(value)
-    return frozenset({exact, float(exact)})
+    try:
+        return frozenset({exact, float(value)})
+    except OverflowError:  # no float holds it
+        return frozenset({exact})
 
 
 def _empty(value: Any) -> bool:

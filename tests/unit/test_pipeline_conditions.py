@@ -428,3 +428,11 @@ def test_the_worst_text_does_not_take_long(pattern: str) -> None:
 def test_a_text_beyond_the_bound_does_not_match() -> None:
     assert matcher("a.*b.*")("a" + "b" * 255)
     assert not matcher("a.*b.*")("a" + "b" * 256)
+
+
+@pytest.mark.parametrize(("op", "found"), [("equal", False), ("not_equal", True), ("less", True), ("greater", False)])
+def test_a_number_beyond_any_double_is_compared_like_others(op: str, found: bool) -> None:
+    record = Outer(count=1, cost=Decimal("1.5"), any=1.5, places=[1, 1.5])
+    for field in (".count", ".cost", ".any"):
+        assert holds(record, field, op, 10**400) is found
+    assert not holds(record, ".places", "contains", 10**400)
