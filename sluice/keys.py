@@ -1,7 +1,9 @@
 """The keys of a process: from where the config says, fit for its rules, and kept up to date while it runs."""
 
 import asyncio
+import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -9,11 +11,13 @@ from pipeline.keys import DEAD_LETTERS, Keys, KeysError, UnknownKey, key_bytes
 from sinks.aws import Unavailable
 from sluice.config import Config
 from sluice.exits import Exit, UserError
-from sluice.key_config import VARIABLE
+from sluice.key_config import MOST_USES, VARIABLE
 from sluice.key_file import KeyFile, parsed
 from sluice.kms import DataKeys, unanswered
 from sluice.private_memory import keep_memory_private
 from stream import metrics
+
+log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
 """How often a running worker looks whether its keys have changed, or have to."""
@@ -155,9 +159,16 @@ def sizes_used(config: Config, names: Sequence[str] | None = None) -> dict[str, 
 async def keep(config: Config, source: Source) -> None:
     """Keep the keys of a running worker up to date, and count their uses. Runs until it is cancelled."""
     data_keys = config.keys is not None and config.keys.provider == "aws-kms"
+    totals: Counter[tuple[str, str]] = Counter()
     while True:
         uses = source.keys.take_uses()
         for (name, id_), count in uses.items():
+            totals[name, id_] += count
+            if totals[name, id_] - count < MOST_USES // 2 <= totals[name, id_] and not data_keys:
+                log.warning(
+                    "%s/%s encrypted %d values in this process alone; if it is of AES-GCM, run `sluice keys rotate FILE %s`.",
+                    name, id_, totals[name, id_], name,
+                )  # fmt: skip
             # A data key is used by this process alone and not for long: a series for each would be of no use to anybody.
             metrics.KEY_USES.labels(name, "data key" if data_keys else id_).inc(count)
         await source.look(uses)

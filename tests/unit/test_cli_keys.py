@@ -234,6 +234,27 @@ async def test_a_worker_takes_a_rotated_key_and_counts_its_uses(
     keeping.cancel()
 
 
+async def test_a_worker_says_once_that_a_key_was_used_half_as_often_as_it_may(
+    config: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("sluice.keys.LOOK_SECONDS", 0.01)
+    new(config, None, TODAY)
+    source = source_of(config)
+    source.open()
+    key = source.keys.active("card-number")
+    counted = uses("card-number").get(key.id, 0.0)
+    keeping = asyncio.create_task(keep(config, source))
+    for count, said in ((2**27 - 1, 0), (1, 1), (2**27, 1)):
+        source.keys.used(key, count)
+        counted += count
+        async with asyncio.timeout(10):
+            while uses("card-number").get(key.id) != counted:
+                await asyncio.sleep(0.01)
+        assert len(caplog.messages) == said
+    keeping.cancel()
+    assert caplog.messages[0].startswith(f"card-number/{key.id} encrypted 134217728 values in this process alone")
+
+
 def uses(name: str) -> dict[str, float]:
     samples = (one for metric in metrics.KEY_USES.collect() for one in metric.samples)
     return {one.labels["id"]: one.value for one in samples if one.labels["key"] == name}
