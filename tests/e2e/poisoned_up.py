@@ -28,10 +28,10 @@ def main(config: str, name: str, *rest: str) -> None:
     if rest:
         process = Pipeline.process
 
-        def bursts_on_poison(self: Pipeline, records: Any, partition: int) -> Any:
+        def bursts_on_poison(self: Pipeline, records: Any, *rest: Any) -> Any:
             if poisoned(records):
                 raise Burst(str(records[0].value))  # as parsers do
-            return process(self, records, partition)
+            return process(self, records, *rest)
 
         Pipeline.process = bursts_on_poison  # type: ignore[method-assign]  # this is the fault
         sys.argv = ["sluice", "worker", config, name]

@@ -60,7 +60,7 @@ class Child:
 
 @asynccontextmanager
 async def children(folder: Path) -> AsyncIterator[Callable[..., "asyncio.Future[Child]"]]:
-    """`await start("a", "script.py", "argument", ...)` starts python on these; all are killed at the end."""
+    """`await start("a", "script.py", "argument", ...)` starts python on these; all are killed at the end. What they said last is shown when a test fails."""
     running: list[Child] = []
 
     async def start(name: str, *arguments: str) -> Child:
@@ -72,6 +72,10 @@ async def children(folder: Path) -> AsyncIterator[Callable[..., "asyncio.Future[
 
     try:
         yield start  # type: ignore[misc]  # a coroutine function is what it is
+    except BaseException:
+        for child in running:
+            print(f"{child.log.name} (process {child.process.pid}, {child.process.returncode}):\n{child.tail()}")
+        raise
     finally:
         for child in running:
             if child.process.returncode is None:
