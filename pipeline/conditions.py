@@ -15,7 +15,7 @@ import msgspec
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.paths import InvalidPath, Kind, Location, Problem, canonical, described, resolve
-from pipeline.patterns import InvalidPattern, longest
+from pipeline.patterns import InvalidPattern, matcher
 
 Operator = Literal[
     "equal", "not_equal", "greater", "greater_or_equal", "less", "less_or_equal",
@@ -120,7 +120,7 @@ def _check_value(op: str, value: Any) -> None:
         raise ValueError(f"{op} compares numbers or texts, not true and false; use equal")
     if op == "matches":
         try:
-            longest(value)
+            matcher(value)
         except InvalidPattern as error:
             raise ValueError(f"the pattern {error}") from None
     if op == "in_cidr":

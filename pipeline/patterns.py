@@ -1,23 +1,14 @@
-"""Regular expressions whose worst case is known before they see a record.
+"""Regular expressions that take a time in proportion to the text, whatever the pattern.
 
-Python's engine backtracks, so that some patterns take years for some texts. What it may have to try is at most the product
-of the choices that a pattern leaves open. From that number follows how long a text may be; what leaves too much open is refused.
+RE2 does that, where Python's own engine may take years for a pattern like `(a+)+b`. It has no look-around and no references back.
 """
 
-import importlib
-import re
 from collections.abc import Callable
-from typing import Any
 
-# The only description of a parsed pattern that Python has; typeshed does not know them.
-codes: Any = importlib.import_module("re._constants")
-parser: Any = importlib.import_module("re._parser")
+import re2
 
-MOST_STEPS = 20_000_000
-"""Ways that may be tried for one text: some tenths of a second, and no record is that bad by chance."""
-
-LENGTHS = (65536, 16384, 4096, 1024, 256, 64)
-LONGEST_PATTERN = 200
+LARGEST = 5000
+"""Steps of RE2's program: a pattern's length once counted repetitions are written out. It bounds the time for each byte."""
 
 
 class InvalidPattern(ValueError):
@@ -25,61 +16,25 @@ class InvalidPattern(ValueError):
 
 
 def matcher(pattern: str, ignore_case: bool = False) -> Callable[[str], bool]:
-    """A function that says whether the pattern is found anywhere in a text. False for a text longer than `longest(pattern)`."""
-    limit = longest(pattern)
-    search = re.compile(pattern, re.IGNORECASE if ignore_case else 0).search
+    """A function that says whether the pattern is found anywhere in a text. Raises InvalidPattern.
+
+    The syntax is https://github.com/google/re2/wiki/Syntax: `\\d`, `\\w`, `\\s` and `\\b` know ASCII only, and
+    `$` is the end of the text.
+    """
+    options = re2.Options()
+    options.log_errors = False
+    options.never_capture = True
+    options.case_sensitive = not ignore_case
+    try:
+        compiled = re2.compile(pattern, options)
+    except (re2.error, UnicodeEncodeError) as error:
+        reason = error.args[0].decode(errors="replace") if isinstance(error, re2.error) else str(error)
+        raise InvalidPattern(f"is no regular expression of RE2 ({reason}); correct it") from None
+    if compiled.programsize > LARGEST:
+        raise InvalidPattern("is too large with its counted repetitions; use * or +, or several conditions")
+    search = compiled.search
 
     def matches(value: str) -> bool:
-        return len(value) <= limit and search(value) is not None
+        return search(value.encode()) is not None  # a str would be encoded too, and its places be counted in characters
 
     return matches
-
-
-def longest(pattern: str) -> int:
-    """The longest text, in characters, that a pattern is tried on. Raises InvalidPattern."""
-    if len(pattern) > LONGEST_PATTERN:
-        raise InvalidPattern(f"is longer than {LONGEST_PATTERN} characters; use several conditions")
-    try:
-        tree = parser.parse(pattern)
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise InvalidPattern(f"is no regular expression ({error}); correct it") from None
-    anchored = len(tree) > 0 and tree[0] == (codes.AT, codes.AT_BEGINNING) and not tree.state.flags & re.MULTILINE
-    for length in LENGTHS:
-        if (1 if anchored else length) * _ways(tree, length) <= MOST_STEPS:
-            return length
-    raise InvalidPattern(
-        "could take very long for some texts; use at most three of * and +, none inside another,"
-        " or contains, starts_with and ends_with"
-    )
-
-
-def _ways(tree: Any, length: int) -> int:
-    """At most how many ways a pattern can try from one place in a text of this length."""
-    ways = 1
-    for code, argument in tree:
-        ways *= _ways_of(code, argument, length)
-        if ways > MOST_STEPS:
-            return ways
-    return ways
-
-
-def _ways_of(code: Any, argument: Any, length: int) -> int:
-    if code in (codes.MAX_REPEAT, codes.MIN_REPEAT, codes.POSSESSIVE_REPEAT):
-        least, most, inner = argument
-        most = min(int(most), length)
-        within = _ways(inner, length)
-        # An inner choice is made anew in each round; more than 25 rounds of two are too many already.
-        rounds = 1 if within == 1 else within**most if most < 25 else MOST_STEPS + 1
-        return int((most - min(int(least), most) + 1) * rounds)
-    if code is codes.BRANCH:
-        return sum(_ways(branch, length) for branch in argument[1])
-    if code is codes.SUBPATTERN:
-        return _ways(argument[3], length)
-    if code is codes.ATOMIC_GROUP:
-        return _ways(argument, length)
-    if code in (codes.ASSERT, codes.ASSERT_NOT):
-        return _ways(argument[1], length)
-    if code in (codes.GROUPREF, codes.GROUPREF_IGNORE, codes.GROUPREF_EXISTS):
-        raise InvalidPattern("refers back to a group, which can take very long; use several conditions")
-    return 1

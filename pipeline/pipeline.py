@@ -24,7 +24,7 @@ from schemas.subjects import load
 from schemas.writers import Writers
 from stream.records import Record
 
-MEANING = 2
+MEANING = 3
 """Of a config: raised by a release that decodes, drops or routes otherwise under the same config. Readers tell plans apart by it:
 what an older release had written under other routes must not pass for what this one would have."""
 

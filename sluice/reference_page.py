@@ -39,7 +39,7 @@ TAIL = """\
 ## Conditions
 
 `equal`, `not_equal`, `greater`, `greater_or_equal`, `less`, `less_or_equal`, `contains`, `starts_with`, `ends_with`, `matches` (a
-regular expression), `in` (a list in `value`) and `in_cidr` (networks) compare a field with `value`; `exists`, `is_null`,
+regular expression of RE2), `in` (a list in `value`) and `in_cidr` (networks) compare a field with `value`; `exists`, `is_null`,
 `is_number`, `is_string` and `is_boolean` take none. A list of conditions holds when all of them do; `any`, `all` and `not` nest.
 
 - Text and numbers never equal each other, and booleans are no numbers. A condition on a field that is not there is false.

@@ -60,7 +60,10 @@ class Child:
 
 @asynccontextmanager
 async def children(folder: Path) -> AsyncIterator[Callable[..., "asyncio.Future[Child]"]]:
-    """`await start("a", "script.py", "argument", ...)` starts python on these; all are killed at the end. What they said last is shown when a test fails."""
+    """`await start("a", "script.py", "argument", ...)` starts python on these; all are killed at the end.
+
+    What they said last is shown when a test fails.
+    """
     running: list[Child] = []
 
     async def start(name: str, *arguments: str) -> Child:
