@@ -21,9 +21,9 @@ _PLAIN = re.compile(ISSUED + rb"(?![0-9])")
 _GROUPED = tuple(
     re.compile(rb"(?<![0-9])" + groups + rb"(?![0-9])")
     for groups in (
-        rb"[0-9]{4}([ -])[0-9]{4}\1[0-9]{4}\1[0-9]{1,7}",
-        rb"[0-9]{4}([ -])[0-9]{4}\1[0-9]{4}\1[0-9]{4}\1[0-9]{1,3}",
-        rb"[0-9]{4}([ -])[0-9]{6}\1[0-9]{4,5}",
+        rb"[0-9]{4}[ -][0-9]{4}[ -][0-9]{4}[ -][0-9]{1,7}",
+        rb"[0-9]{4}[ -][0-9]{4}[ -][0-9]{4}[ -][0-9]{4}[ -][0-9]{1,3}",
+        rb"[0-9]{4}[ -][0-9]{6}[ -][0-9]{4,5}",
     )
 )
 _BACKSLASH, _ESCAPE, _ESCAPED, _ESCAPE_BYTES = b"\\", b"\\u00", re.compile(rb"\\u00[0-9a-fA-F]{2}"), 6
@@ -64,7 +64,7 @@ class Found(NamedTuple):
 
 
 class CardSearch:
-    """Looks for numbers that stand alone, or in the groups that cards are printed in, with spaces or dashes.
+    """Looks for numbers that stand alone, or in the groups that cards are printed in, with one space or dash in between.
 
     No number is what lies in a UUID or in a hash in hex, and no digits behind a decimal point. Not thread-safe: it works in
     memory of its own, less than 1 MB, and in as much again as the texts have.
