@@ -16,6 +16,7 @@ from schemas.subjects import load
 from sinks.contract import Finding
 from sluice import golden, logs
 from sluice.config import Config, ConfigError, StreamConfig
+from sluice.config_rules import has_place
 from sluice.exits import Exit, UserError
 from sluice.keys import opened, sizes_used, source_of, unfit
 from sluice.topics import cluster, remedy
@@ -35,7 +36,15 @@ def run(config: Config, offline: bool) -> int:
     nothing outside this machine. An S3 check leaves one small object behind (`{prefix}_sluice/check`).
     """
     logs.silence()
-    inside = [_size(config), *_keys(config), *_cards(config), *_routes(config), *_conditions(config), *_brokers(config)]
+    inside = [
+        _size(config),
+        *_keys(config),
+        *_cards(config),
+        *_routes(config),
+        *_conditions(config),
+        *_left_out(config),
+        *_brokers(config),
+    ]
     wrong_files = [Finding("error", problem) for problem in problems(config.kafka.security)]
     _print([*inside, *wrong_files])
     outside = [] if offline else asyncio.run(_outside(config, with_kafka=not wrong_files))
@@ -192,6 +201,18 @@ def _conditions(config: Config) -> Iterator[Finding]:
                         text = f"stream {name}: where asks for {path}, which pipeline {pipeline} {does}"
                         remedy = "it is asked of what the pipeline wrote; take it away, or change the pipeline"
                         yield Finding("warning", text, remedy)
+
+
+def _left_out(config: Config) -> Iterator[Finding]:
+    """What rules write beside their field, and a stream's format has no place for."""
+    for name, stream in config.streams.items():
+        form = stream.s3.format if stream.s3 else "json"
+        for pipeline in sorted({config.routed_topics()[topic] for topic in stream.topics}):
+            one = config.pipelines[pipeline]
+            for path in (path for rule in one.encrypt for path in (rule.key_id_field, rule.search_field) if path):
+                if not has_place(form, one.subject, path):
+                    text = f"stream {name}: {form} has no place for {path} of pipeline {pipeline} and leaves it out"
+                    yield Finding("warning", text, "name a field that the schema has, or use json")
 
 
 def _asked(stream: StreamConfig) -> list[str]:

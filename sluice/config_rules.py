@@ -144,18 +144,29 @@ def _encrypted(name: str, stream: dict[str, Any], pipelines: dict[str, Any]) -> 
         subject = _text(pipeline.get("schema"))
         if subject not in names():
             continue
-        fields = {field.text_path: field.kind for top in load(subject).fields for field in top.walk()}
-        columns = {column.path for column in load(subject).columns}
+        fields = _kinds(subject)
         for rule in map(_mapping, _list(pipeline.get("encrypt"))):
             field, path = (canonical(_text(rule.get(key))) for key in ("field", "iv_field"))
             if fields.get(field, "string") != "string":
                 yield from _no_place(name, stream, field)
-            if path and path not in {"csv": columns, "avro": fields, "parquet": fields}.get(form, [path]):
+            if path and not has_place(form, subject, path):
                 reason = (
                     f"{form} has no place for {path}, without which {field} cannot be decrypted; name an iv_field "
                     f"that the schema has, such as {field}_iv, or use json"
                 )
                 yield Problem(("streams", name, "s3", "format"), reason)
+
+
+def has_place(form: str, subject: str, path: str) -> bool:
+    """Whether records of a subject that are written in this format (json, csv, avro, parquet) have what lies at a path."""
+    if form == "csv":
+        return canonical(path) in {column.path for column in load(subject).columns}
+    return form not in ("avro", "parquet") or canonical(path) in _kinds(subject)
+
+
+def _kinds(subject: str) -> dict[str, str]:
+    """The paths of all fields, and their kinds."""
+    return {field.text_path: field.kind for top in load(subject).fields for field in top.walk()}
 
 
 def _no_place(name: str, stream: dict[str, Any], field: str) -> Iterator[Problem]:

@@ -227,6 +227,27 @@ def test_check_warns_of_a_security_code_that_is_kept_in_whatever_form(run: Run, 
     assert (".transaction.cc.cc_cvv may not be kept" in out) is warned
 
 
+@pytest.mark.parametrize("form", ["json", "csv", "avro", "parquet"])
+def test_check_warns_of_what_a_format_leaves_out(run: Run, form: str) -> None:
+    rules = (
+        "{field: .transaction.cc.cc_number, key: cards, algorithm: AES-256-CFB, iv_field: .transaction.cc.cc_number_iv, "
+        "key_id_field: '.transaction[\"cc\"].cc_number_key'}, "
+        "{field: .user.username, key: users, search_field: .user.username_hash, search_key: users-search}"
+    )
+    pipelines = f"{{events: {{from: raw.events, schema: event, encrypt: [{rules}]}}}}"
+    streams = f"{{lake: {{from: [events.success], s3: {{bucket: abc, region: eu-west-1, format: {form}}}}}}}"
+    new_keys_file(Path("own-keys.yaml"), ["cards", "users", "users-search", "dead-letters"])
+    given = config(1, pipelines=pipelines, streams=streams, keys="{provider: file, path: own-keys.yaml}")
+    code, out, _ = run("check", "--offline", given)
+    assert code == 0, out
+    left_out = [line for line in out.splitlines() if "leaves it out" in line]
+    paths = [] if form == "json" else ["cc_number_key", ".user.username_hash"]
+    assert len(left_out) == len(paths)
+    for line, path in zip(left_out, paths, strict=True):
+        assert line.startswith(f"! stream lake: {form} has no place for ")
+        assert path in line
+
+
 def test_check_names_each_key_that_is_missing(run: Run) -> None:
     text = Path("examples/workshop.yaml").read_text().replace("key: card-zip", "key: card-post")
     Path("examples/other.yaml").write_text(text)
