@@ -1,8 +1,8 @@
 """The gate: a last look at every outgoing record for card numbers in clear, wherever no rule expected them.
 
-A card number (schemas/cards.py) stands alone or in the groups that cards are printed in, with spaces or dashes. What the schema
-marks as another kind of number (imei, imsi, iccid, msisdn, ids) is left alone, as are keys of open fields that are called so,
-UUIDs, hashes in hex, and the digits behind a decimal point.
+A card number (schemas/cards.py) stands alone or in the groups that cards are printed in, with one space or dash between. What
+the schema marks as another kind of number (imei, imsi, iccid, msisdn, ids) is left alone, as are keys of open fields that are
+called so, UUIDs, hashes in hex, and the digits behind a decimal point.
 """
 
 import re

@@ -105,7 +105,8 @@ class GoldenTest(BaseModel):
     )
     value: dict[str, Any] | None = Field(
         default=None,
-        description="What leaves, all of it, encrypted fields in clear. Without it only the route is looked at.",
+        description="What leaves, all of it: encrypted fields in clear, no vectors and key ids, search tokens or none."
+        " Without it only the route is looked at.",
     )
     encrypted: list[str] = Field(
         default=[],

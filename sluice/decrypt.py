@@ -121,9 +121,7 @@ class _Field:
         parent = cast(dict[str, Any], at(record, self.path[:-1]))
         parent[cast(str, self.path[-1])] = clear if self._is_text else _read(clear)
         for path in self._added:
-            beside = at(record, path[:-1])
-            if isinstance(beside, dict):
-                beside.pop(path[-1], None)
+            take_away(record, path)
 
     def opens(self, record: dict[str, Any], token: Any) -> bool:
         """Whether a token was written in this field, beside what the record holds."""
@@ -181,6 +179,13 @@ def at(record: Any, path: Names) -> Any:
     for name in path:
         record = record.get(name) if isinstance(record, dict) else None
     return record
+
+
+def take_away(record: Any, path: Names) -> None:
+    """Remove what is at a path, if anything is."""
+    beside = at(record, path[:-1])
+    if isinstance(beside, dict):
+        beside.pop(path[-1], None)
 
 
 def _text(value: Any) -> str | None:

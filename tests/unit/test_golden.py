@@ -10,7 +10,7 @@ from pipeline.keys import Key, Keys
 from sluice.config import load
 from sluice.golden import failures
 
-KEYS = Keys([Key("k", "1", bytes(range(32)))])
+KEYS = Keys([Key("k", "1", bytes(range(32))), Key("s", "1", bytes(range(1, 33)))])
 CARD = "4111111111111111"
 PIPELINE = {
     "from": "raw",
@@ -21,15 +21,18 @@ PIPELINE = {
     "routes": {"sold": [{"field": ".transaction.result", "op": "equal", "value": True}]},
     "encrypt": [{"field": ".transaction.cc", "key": "k", "required_on": ["sold"]}],
 }
+SEARCHED = PIPELINE | {
+    "encrypt": [{"field": ".user.username", "key": "k", "search_field": ".user.hash", "search_key": "s"}]
+}
 SOLD = {"event": "t", "buffer": "b", "transaction": {"result": "success", "cc": {"cc_number": CARD}}}
 
 
-def failed(folder: Path, **test: Any) -> list[str]:
+def failed(folder: Path, events: dict[str, Any] = PIPELINE, **test: Any) -> list[str]:
     settings = {
         "kafka": {"brokers": ["localhost:9092"]},
         "keys": {"provider": "file", "path": "keys.yaml"},
         "reference": {"endpoints": {"topic": "ref.endpoints"}},
-        "pipelines": {"events": PIPELINE},
+        "pipelines": {"events": events},
         "tests": [{"pipeline": "events", **test}],
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
@@ -105,3 +108,11 @@ def test_what_is_not_so_fails_where_it_differs(tmp_path: Path, test: dict[str, A
     found = failed(tmp_path, **test)
     assert sorted(found) == said
     assert "4111" not in "".join(found)
+
+
+def test_a_search_token_may_be_left_out_or_compared(tmp_path: Path) -> None:
+    clear = {"event": "t", "user": {"username": "ann"}}
+    test = {"input": clear, "route": "unmatched", "encrypted": [".user.username"]}
+    assert failed(tmp_path, SEARCHED, **test, value=clear) == []
+    wrong = {"event": "t", "user": {"username": "ann", "hash": "x"}}
+    assert failed(tmp_path, SEARCHED, **test, value=wrong) == ["tests[0]: .user.hash is another than expected"]
