@@ -15,7 +15,7 @@ OWN_HEADERS = "sluice-"
 ID_HEADER = "sluice-id"
 PLAN_HEADER = "sluice-plan"
 PLANS = 16
-"""How many plans are remembered, the newest."""
+"""How many plans are remembered: those of the newest epochs, and of one epoch those that were used last."""
 
 
 class Reader:
@@ -46,6 +46,8 @@ class Reader:
             return None
         if highest is None and len(self.seen) >= PLANS:
             del self.seen[min(self.seen, key=_epoch)]
+        if next(reversed(self.seen), plan) != plan:  # the plan that was used last stands last
+            self.seen.pop(plan, None)
         self.seen[plan] = offset
         return origin
 

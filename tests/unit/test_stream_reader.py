@@ -68,6 +68,16 @@ def test_the_oldest_plan_is_forgotten_first() -> None:
     assert f"{PLANS + 1}.aaaa" in reader.seen
 
 
+def test_of_plans_of_one_epoch_the_one_that_was_not_used_for_longest_is_forgotten_first() -> None:
+    """A config that was changed often and went back to its first form: a late write under that one is still a repeat."""
+    reader = Reader()
+    for number, plan in enumerate([*range(PLANS), 0, PLANS]):
+        reader = Reader(reader.note())
+        reader.take("t", 0, Routed(number, number, plan=f"100.{plan}"))
+    assert "100.1" not in reader.seen
+    assert reader.take("t", 0, Routed(99, PLANS, plan="100.0")) is None
+
+
 def test_a_record_of_a_foreign_producer_passes_under_its_own_place() -> None:
     record = Routed(9, 0)
     record.headers = [("trace", b"x")]
