@@ -79,8 +79,10 @@ class Supervisor:
         log.info("Starting %d workers; Ctrl-C stops them.", len(self._names))
         with tempfile.TemporaryDirectory(prefix="sluice-up-") as folder:
             async with asyncio.TaskGroup() as group:
-                for slot, name in enumerate(self._names):
+                self._keeping = [
                     group.create_task(self._keep(name, Path(folder) / f"{slot}.json"))
+                    for slot, name in enumerate(self._names)
+                ]
                 group.create_task(self._stop())
         return self._code
 
@@ -156,10 +158,10 @@ class Supervisor:
         log.info("Stopping %d workers, up to %.0f s.", len(self._running), self._patience.drain)
         for process in self._running:
             _terminate(process)
-        deadline = time.monotonic() + self._patience.drain
-        waits = [asyncio.ensure_future(process.wait()) for process in self._running]
-        if waits:
-            await asyncio.wait(waits, timeout=deadline - time.monotonic())
+        # Not those that run now: one that is being started is terminated as soon as it is there.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._patience.drain):
+                await asyncio.wait(self._keeping)
         for process in list(self._running):
             log.error("Worker %d did not stop in %.0f s and is killed.", process.pid, self._patience.drain)
             self._code = self._code or Exit.INTERNAL

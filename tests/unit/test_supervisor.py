@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -128,6 +129,28 @@ async def test_one_that_does_not_stop_is_killed_and_that_is_no_success(crew: Cre
         await crew.until(lambda: bool(crew.started("a") and crew.started("b")))
 
     assert await run(crew, names, Patience(drain=0.5), until_all_run) == 70
+
+
+async def test_one_that_is_being_started_when_all_are_to_stop_drains_too(
+    crew: Crew, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, reached, go_on = crew.add("a", WAITS), asyncio.Event(), asyncio.Event()
+    start = asyncio.create_subprocess_exec
+
+    async def slowly(*command: str, **how: Any) -> asyncio.subprocess.Process:
+        reached.set()
+        await go_on.wait()
+        return await start(*command, **how)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", slowly)
+
+    async def until_one_starts() -> None:
+        await reached.wait()
+        asyncio.get_running_loop().call_later(0.2, go_on.set)
+
+    with caplog.at_level(logging.ERROR):
+        await run(crew, [name], QUICK, until_one_starts)
+    assert "is killed" not in caplog.text
 
 
 def test_nothing_outlives_a_supervisor_that_is_killed(crew: Crew, tmp_path: Path) -> None:
