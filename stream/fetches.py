@@ -24,6 +24,13 @@ FETCHED_BYTES = 16 * 1024 * 1024
 """What aiokafka holds undecoded, of all partitions together: with many of them each gets less than FETCH_BYTES."""
 
 
+def check_fetching(consumer: AIOKafkaConsumer) -> None:
+    """Raises what has ended aiokafka's fetching, which it keeps to itself."""
+    if consumer._fetcher._fetch_task.done():
+        consumer._fetcher._fetch_task.result()
+        raise RuntimeError("aiokafka's fetcher has ended by itself")
+
+
 class Fetches:
     """The fetcher of one started aiokafka consumer. Its own `fetched_records` awaits between looking and taking; an assignment
     may end in between, and what was taken is then missing in the next.
@@ -42,12 +49,6 @@ class Fetches:
     def share(self, partitions: int) -> None:
         """So many partitions are fetched from now."""
         self._fetcher._max_partition_fetch_bytes = min(FETCH_BYTES, FETCHED_BYTES // max(1, partitions))
-
-    def check(self) -> None:
-        """Raises what has ended aiokafka's fetching, which it keeps to itself."""
-        if self._fetcher._fetch_task.done():
-            self._fetcher._fetch_task.result()
-            raise RuntimeError("aiokafka's fetcher has ended by itself")
 
     async def wait(self, assignment: Assignment, hungry: list[TopicPartition]) -> None:
         """Until something of these partitions is fetched or memory is released, at most WAIT_SECONDS.

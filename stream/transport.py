@@ -29,7 +29,7 @@ from stream import fetches
 from stream.assignment import Assignment, InWork, Partition, Work, WorkFailed
 from stream.commits import Commits, Fenced
 from stream.connection import KafkaConfig
-from stream.fetches import Fetches
+from stream.fetches import Fetches, check_fetching
 from stream.permissions import Need, NotAllowed, Operation
 from stream.places import Places
 from stream.receiving import join_answers_once
@@ -172,7 +172,7 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
             if self._aiokafka is not None and not self.should_stop:  # stopping ends these tasks in order
                 try:
                     self._kafka._coordinator.check_errors()
-                    self._fetches.check()
+                    check_fetching(self._kafka)
                 except GroupAuthorizationFailedError:
                     self._feed.crash(NotAllowed(self._feed.kafka, [Need("group", self.app.conf.id, Operation.READ)]))
                 except Exception as error:
@@ -352,13 +352,18 @@ class Consumer(faust_consumer.Consumer):  # type: ignore[misc]  # Faust is not t
     # Signs of life
 
     @property
+    def draining(self) -> bool:
+        """Whether an assignment is about to end."""
+        return self._draining is not None and not self._draining.done()
+
+    @property
     def generation(self) -> int | None:
         """The group's generation as this member knows it; -1 while it is no member, None before it has connected."""
         return self._aiokafka._coordinator.generation if self._aiokafka is not None else None
 
     @property
-    def commits_answered(self) -> int:
-        return self._commits.answered
+    def commits_stored(self) -> int:
+        return self._commits.stored
 
     def last_fetch(self, tp: TopicPartition) -> float | None:
         """See `Fetches.last_answer`."""
