@@ -36,7 +36,7 @@ def silence() -> None:
 
 def _without_values(record: logging.LogRecord) -> bool:
     """mode logs what crashed a service with its repr and traceback, and the errors of parsers quote what they read."""
-    if record.name.startswith(("faust", "mode")):
+    if record.name.startswith(("faust", "mode", "stream.transport")):
         record.exc_info = record.exc_text = None
         if isinstance(record.args, tuple):
             record.args = tuple(type(one).__name__ if isinstance(one, BaseException) else one for one in record.args)

@@ -16,7 +16,7 @@ from aiokafka.errors import KafkaError
 from agents.key_outage import KeysAway
 from schemas.registry import Breaks, RegistryUnavailable
 from sinks.aws import Unavailable
-from sinks.contract import Sink
+from sinks.contract import Conflict, Sink
 from sluice import __version__, crashes
 from sluice.config import Config
 from sluice.exits import Exit, UserError
@@ -108,6 +108,8 @@ def _for_the_user(error: BaseException, config: Config, names: Sequence[str]) ->
         case Unavailable():
             text = f"where {' and '.join(names)} goes on is in its bucket, which does not answer ({error.reason})"
             return UserError(f"{text}; see `sluice check FILE`", Exit.UNAVAILABLE)
+        case Conflict():  # of a link in the bucket that says where a partition goes on; others halt their partition alone
+            return UserError(f"{' and '.join(names)} cannot go on: {error}", Exit.UNAVAILABLE)
         case NeedsStart() | NotAllowed():
             text = str(error)
         case errors.GroupAuthorizationFailedError():

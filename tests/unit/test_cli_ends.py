@@ -14,9 +14,12 @@ import pytest
 from aiokafka.errors import CorruptRecordException, KafkaConnectionError, KafkaError
 from moto.server import ThreadedMotoServer
 
+from sinks.contract import Conflict
 from sluice import cli, logs
+from sluice.config import load
 from sluice.exits import Exit, UserError, ending
 from sluice.key_file import new_keys_file
+from sluice.worker import _for_the_user
 from stream.assignment import InWork, WorkFailed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -378,3 +381,10 @@ def test_what_a_command_writes_arrives_though_it_goes_through_a_buffer() -> None
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, env=buffered, cwd=ROOT)
     assert done.returncode == 78
     assert "is not YAML" in done.stdout
+
+
+def test_a_link_of_a_bucket_that_cannot_be_read_is_no_fault_of_ours() -> None:
+    config = load(ROOT / "examples" / "data-streamer.yaml")
+    said = _for_the_user(Conflict("s3://lake/_sluice/x.json cannot be read; restore it"), config, ["s3"])
+    assert said is not None
+    assert (said.code, str(said)) == (69, "s3 cannot go on: s3://lake/_sluice/x.json cannot be read; restore it")
