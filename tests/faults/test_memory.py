@@ -95,11 +95,13 @@ class Memory:
     child: Child
     samples: list[tuple[float, int]] = field(default_factory=list)
     """Minute of the run, and bytes."""
+    peak: int = 0
 
     def look(self, minute: float) -> None:
         status = Path(f"/proc/{self.child.process.pid}/status").read_text()
-        self.peak = _kilobytes(status, "VmHWM") * 1024
-        self.samples.append((minute, _kilobytes(status, "VmRSS") * 1024))
+        resident = _kilobytes(status, "VmRSS") * 1024
+        self.peak = max(self.peak, _kilobytes(status, "VmHWM") * 1024, resident)
+        self.samples.append((minute, resident))
 
     def most(self, start: float, end: float) -> int:
         return max((size for minute, size in self.samples if start <= minute < end), default=0)
