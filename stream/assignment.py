@@ -64,11 +64,13 @@ class Partition:
         """Of the topic that is read, to be committed with its offsets; "" where brokers have none."""
         self.topic: str = tp.topic
         self.number: int = tp.partition
-        self.fetched_to = self._batched_to = self._delivered_to = at.offset
+        self.fetched_to = self._batched_to = at.offset
+        self.delivered_to = at.offset
+        """All before this offset has come to the work, as far as there are records."""
         self.held_bytes = 0
         """Bytes of this partition's records in this process, from fetch to settlement."""
         self.needed_to: int | None = None
-        """Fetched up to this offset whatever memory says: work that was decided before cannot be done with less."""
+        """Work that was decided before cannot be done with less than all up to this offset: see `Assignment.feeds`."""
         self._assignment = assignment
         self._watermark = Watermark(at.offset, at.note)
         self._committed = at
@@ -111,10 +113,10 @@ class Partition:
         """
         if self.closed:
             return
-        if batch.start != self._delivered_to:
-            self._assignment.crash(Hole(f"{batch!r} came, expected one from {self._delivered_to}"))
+        if batch.start != self.delivered_to:
+            self._assignment.crash(Hole(f"{batch!r} came, expected one from {self.delivered_to}"))
             return
-        self._delivered_to = batch.end
+        self.delivered_to = batch.end
         self._inbox.append(batch)
         self._arrived.set()
 
@@ -145,6 +147,11 @@ class Partition:
         self._ending.set()
         self._inbox.clear()
         self._arrived.set()
+
+    @property
+    def on_its_way(self) -> bool:
+        """Whether a batch was fetched that has not come to the work yet."""
+        return not self.closed and self.delivered_to < self._batched_to
 
     @property
     def fed(self) -> bool:
@@ -209,7 +216,7 @@ class Partition:
     def _pass_gap(self) -> None:
         if self._settles_gaps and self.idle and self.fetched_to > self.offset:
             self._watermark.settle(self._watermark.begin(self.fetched_to), self.note)
-            self._batched_to = self._delivered_to = self.fetched_to
+            self._batched_to = self.delivered_to = self.fetched_to
 
     def release(self, count: int) -> None:
         """`count` bytes of this partition's records are no longer held."""
@@ -291,13 +298,18 @@ class Assignment:
 
     def feeds(self, partition: Partition) -> bool:
         """Whether a partition is fetched from now: it may hold an equal share of the process's budget. One that holds nothing
-        gets a batch even if the others have taken all, so that nobody is held up by them."""
-        if partition.needed_to is not None and partition.fetched_to < partition.needed_to:
+        gets a batch even if the others have taken all, so that nobody is held up by them; and where all is taken, one after
+        the other may hold what it needs, until that is settled."""
+        needs_more = partition.needed_to is not None and partition.fetched_to < partition.needed_to
+        if needs_more and (self.held_bytes < self._budget_bytes or partition is self._first_in_need()):
             return True
         if partition.held_bytes == 0:
             return True
         share = self._budget_bytes // len(self.partitions)
         return partition.held_bytes < share and self.held_bytes < self._budget_bytes
+
+    def _first_in_need(self) -> Partition | None:
+        return next((one for one in self.partitions.values() if one.needed_to and one.offset < one.needed_to), None)
 
     def released(self, count: int) -> None:
         self.held_bytes -= count

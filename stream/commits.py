@@ -65,8 +65,8 @@ class Commits:
     def __init__(self, consumer: AIOKafkaConsumer) -> None:
         self._coordinator = consumer._coordinator
         self._one_at_a_time = asyncio.Lock()
-        self.answered = 0
-        """How many commits the brokers have answered, whatever the answer."""
+        self.stored = 0
+        """How many commits the brokers have stored."""
 
     def pin(self) -> Pin:
         """The pin of the assignment that holds now. Call it in the assignment's callback, not later."""
@@ -101,12 +101,12 @@ class Commits:
                 # A KafkaError here: connection lost or timed out, and aiokafka has marked the coordinator dead.
                 with contextlib.suppress(errors.KafkaError):
                     response = await self._coordinator._send_req(request)
-                    self.answered += 1
-                if response is not None and self._stored(response, pin):
+                if response is not None and self._is_stored(response, pin):
+                    self.stored += 1
                     return
                 await asyncio.sleep(RETRY_SECONDS)
 
-    def _stored(self, response: object, pin: Pin) -> bool:
+    def _is_stored(self, response: object, pin: Pin) -> bool:
         """True if every partition was stored, False to send again. Raises as `commit` does."""
         stored = True
         for topic, partitions in response.topics:  # type: ignore[attr-defined]  # aiokafka's responses are untyped

@@ -11,19 +11,23 @@ PLACING_SECONDS = 600.0
 def stages(name: str, consumer: Consumer) -> dict[str, Stage]:
     """The stages of the workload `name` that have something to do. Made anew at each look; nothing is counted by record."""
     assignment = consumer.current
-    if not consumer.joined or (assignment is not None and assignment.ended):
+    without = not consumer.joined or consumer.draining or consumer.generation == -1
+    if without or (assignment is not None and assignment.ended):
         allowance = PLACING_SECONDS if consumer.placing else 0.0
         return {f"{name}: membership of the group": Stage((consumer.generation, consumer.placing), allowance)}
     if assignment is None:
         return {}  # stands by
     found: dict[str, Stage] = {}
     if any(partition.uncommitted() for partition in assignment.partitions.values()):
-        found[f"{name}: commit"] = Stage(consumer.commits_answered)
+        found[f"{name}: commit"] = Stage(consumer.commits_stored)
     for partition in assignment.partitions.values():
         where = f"{partition.topic}/{partition.number}"
         if assignment.feeds(partition):
             signs = (assignment.pin, partition.fetched_to, consumer.last_fetch(partition.tp))
             found[f"{name}: fetch of {where}"] = Stage(signs)
+        if partition.on_its_way:
+            # Of its own: who waits for a batch by the clock asks again and again, and seems to get on.
+            found[f"{name}: hand-over of {where}"] = Stage((assignment.pin, partition.delivered_to))
         if not partition.idle:
             found[f"{name}: work on {where}"] = _work(assignment, partition)
     return found

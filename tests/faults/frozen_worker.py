@@ -2,8 +2,8 @@
 
     python -m tests.faults.frozen_worker BROKERS NAME RAW OUT STAGE FILE [--limit SECONDS]
 
-Prints `status ADDRESS` once /live answers. Stages: loop, fetch, work, commit; `sink`: waits and tries
-again while the file is there.
+Prints `status ADDRESS` once /live answers. Stages: loop, fetch, hand_over (to work that waits for batches by the clock, as
+forwarders do), work, commit; `sink`: waits and tries again while the file is there.
 """
 
 import argparse
@@ -12,13 +12,14 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 
+from agents.collector import LOOK_SECONDS
 from stream.app import Worker, Workload
 from stream.assignment import Partition
 from stream.connection import KafkaConfig
@@ -48,11 +49,21 @@ class Watched:
         return getattr(self._partition, name)
 
     async def __aiter__(self) -> Any:
-        async for batch in self._partition:
+        async for batch in self._by_the_clock():
             if self._arguments.stage == "work" and self._arguments.file.exists() and batch.partition == 0:
                 await freezes_the_work()
             while self._arguments.stage == "sink" and self._arguments.file.exists():
                 await self._partition.pause(0.5)
+            yield batch
+
+    async def _by_the_clock(self) -> AsyncIterator[RecordBatch]:
+        while True:
+            try:
+                batch = await self._partition.next(LOOK_SECONDS)
+            except TimeoutError:
+                continue
+            if batch is None:
+                return
             yield batch
 
 
@@ -86,6 +97,16 @@ def freeze_commits(frozen: Callable[[], bool]) -> None:
     GroupCoordinator._send_req = freezes_the_commit
 
 
+def freeze_the_hand_over(frozen: Callable[[], bool]) -> None:
+    deliver = Partition.deliver
+
+    def loses(self: Partition, batch: RecordBatch) -> None:
+        if not frozen():
+            deliver(self, batch)
+
+    Partition.deliver = loses  # type: ignore[method-assign]  # this is the fault
+
+
 async def main(arguments: argparse.Namespace) -> None:
     kafka = KafkaConfig(brokers=arguments.brokers.split(","), replication=1, session_seconds=2)
     outbox = Outbox(kafka, arguments.name)
@@ -116,6 +137,8 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     if arguments.stage == "fetch":
         freeze_fetches(arguments.file.exists)
+    if arguments.stage == "hand_over":
+        freeze_the_hand_over(arguments.file.exists)
     if arguments.stage == "commit":
         freeze_commits(arguments.file.exists)
     asyncio.run(main(arguments))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from stream.assignment import Assignment, Hole, Partition
 from stream.commits import Committed, Fenced, Pin
 from stream.progress import stages
-from stream.records import BATCH_BYTES, BATCH_RECORDS
+from stream.records import BATCH_BYTES, BATCH_RECORDS, RecordBatch
 
 TP = TopicPartition("raw", 0)
 PAYLOAD = bytes(5_000_000)
@@ -45,6 +45,12 @@ def opened(commits: FakeCommits, budget: int = 10**6, partitions: int = 1) -> tu
 
 def records(count: int, size: int = 10) -> list[Any]:
     return [SimpleNamespace(key=None, value=b"x" * size, headers=[], offset=10 + number) for number in range(count)]
+
+
+def seen_by(assignment: Assignment | None, **state: Any) -> Any:
+    """A consumer as the watchdog sees it."""
+    usual = {"joined": True, "generation": 1, "placing": False, "draining": False, "commits_stored": 0}
+    return SimpleNamespace(current=assignment, last_fetch=lambda tp: None, **(usual | state))
 
 
 async def test_a_fetch_that_does_not_go_on_where_the_last_one_ended_is_a_fault() -> None:
@@ -223,13 +229,55 @@ async def test_offsets_without_a_record_behind_a_batch_that_still_waits_do_not_s
 async def test_work_that_hangs_is_seen_though_more_is_fetched() -> None:
     assignment, _ = opened(FakeCommits())
     partition = assignment.partitions[TP]
-    consumer: Any = SimpleNamespace(
-        joined=True, current=assignment, generation=1, commits_answered=0, last_fetch=lambda tp: None
-    )
+    consumer = seen_by(assignment)
     batch = partition.fetched(records(5), 10, 15)
     assert batch is not None
     partition.begin(batch.end)
     before = stages("events", consumer)["events: work on raw/0"]
     partition.fetched(records(5), 15, 20)
     assert stages("events", consumer)["events: work on raw/0"].signs == before.signs
+    await assignment.drain(0)
+
+
+async def test_a_batch_that_does_not_come_to_the_work_is_seen_though_the_work_asks_for_it_again_and_again() -> None:
+    assignment, _ = opened(FakeCommits())
+    partition = assignment.partitions[TP]
+    batch = partition.fetched(records(5), 10, 15)
+    assert batch is not None
+    before = stages("s3", seen_by(assignment))["s3: hand-over of raw/0"]
+    with pytest.raises(TimeoutError):
+        await partition.next(0.01)
+    partition.fetched(records(5), 15, 20)
+    assert stages("s3", seen_by(assignment))["s3: hand-over of raw/0"] == before
+    partition.deliver(batch)
+    assert stages("s3", seen_by(assignment))["s3: hand-over of raw/0"] != before
+    partition.deliver(batch := RecordBatch("raw", 0, records(5), 15, 20))
+    assert "s3: hand-over of raw/0" not in stages("s3", seen_by(assignment))
+    await assignment.drain(0)
+
+
+async def test_an_end_that_does_not_end_and_a_member_that_fell_out_of_its_group_are_seen() -> None:
+    assert not stages("s3", seen_by(None))
+    for state in ({"draining": True}, {"generation": -1}, {"joined": False}):
+        assert list(stages("s3", seen_by(None, **state))) == ["s3: membership of the group"]
+
+
+async def test_partitions_that_need_more_than_there_is_memory_get_it_one_after_the_other() -> None:
+    assignment, _ = opened(FakeCommits(), budget=4000, partitions=3)
+    partitions = list(assignment.partitions.values())
+    first = partitions[0].fetched(records(40, 100), 10, 50)
+    assert first is not None
+    for partition in partitions[1:]:
+        partition.fetched(records(5, 100), 10, 15)
+    for partition in partitions:
+        partition.needed_to = 100
+    assert assignment.held_bytes > 4000
+    assert [assignment.feeds(one) for one in partitions] == [True, False, False]
+    rest = partitions[0].fetched(records(50, 100), 50, 100)
+    assert rest is not None
+    assert [assignment.feeds(one) for one in partitions] == [False, False, False], (
+        "what it needs is here, and not settled"
+    )
+    partitions[0].settle(partitions[0].begin(100), "", first.bytes)
+    assert [assignment.feeds(one) for one in partitions] == [False, True, False]
     await assignment.drain(0)
