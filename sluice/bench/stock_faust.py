@@ -6,6 +6,7 @@ by Faust.
 
 import asyncio
 import os
+import shutil
 import sys
 import tempfile
 import warnings
@@ -48,6 +49,7 @@ def make_app(brokers: str, topic: str, count: int, directory: str) -> faust.App:
             if done == count:
                 await app.producer.flush()
                 meter.report()
+                shutil.rmtree(directory, ignore_errors=True)
                 os._exit(0)  # a figure is all that is wanted; an orderly end of a Faust worker takes seconds
 
     @app.on_after_configured.connect  # type: ignore[untyped-decorator]  # as above

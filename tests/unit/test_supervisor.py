@@ -160,7 +160,8 @@ import asyncio
 from sluice.supervisor import Patience, Supervisor
 asyncio.run(Supervisor(["a"] * 3, lambda name: {crew.command("a")!r}, Patience()).run())
 """
-    supervisor = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    place = {**os.environ, "TMPDIR": str(tmp_path)}  # it cannot take away what it has made
+    supervisor = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL, env=place)
     deadline = time.monotonic() + 20
     while len(crew.started("a")) < 3:
         assert time.monotonic() < deadline
