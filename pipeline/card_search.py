@@ -33,8 +33,8 @@ _NEAR = 128
 """As long as the longest hash (SHA-512) is in hex."""
 _NAME_BYTES = 64
 _UUID = re.compile(rb"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
-_HEX = re.compile(rb"(?=[0-9]*[A-Fa-f][0-9]*[A-Fa-f])[0-9A-Fa-f]{24,}")
-"""Of a hash or an id in hex: longer than a number with a letter before it, and with more than one letter in it."""
+_HEX = re.compile(rb"(?=(?:[0-9]*[A-Fa-f]){3})[0-9A-Fa-f]{24,}")
+"""Of a hash or an id in hex: longer than a number, and with more letters than a card's second track has in hex (D and F)."""
 _WORD = re.compile(rb"[0-9A-Za-z]*")
 _POINT, _DIGITS, _SEPARATORS = ord("."), b"0123456789", b" -"
 
