@@ -25,6 +25,7 @@ from schemas.refused import Refused
 __all__ = ["DecryptionFailed", "Encryption", "decrypt_field"]
 
 Gather = Callable[[Sequence[Any]], list[Any]]
+_NULL = b"null"
 _as_json = msgspec.json.Encoder(decimal_format="number").encode
 
 
@@ -65,7 +66,8 @@ class Encryption:
         """Encrypt the fields of these records in place; `routes` names the route of each.
 
         Returns the positions of records that must not be delivered, in order, with reasons: on a route that requires it a field
-        that is missing, on every route a text field that is null or holds no text. The fields of such a record may be in clear.
+        that is missing, on every route a text field that is null or holds no text, or one beside nothing to bind it
+        to. The fields of such a record may be in clear.
         Anything unexpected raises, and then no record of the batch may be delivered.
 
         Values and vectors in base64 are left as bytes in the struct: the JSON encoder writes bytes as base64.
@@ -82,11 +84,15 @@ class Encryption:
                 end = start + len(one.plains)
                 field.put(one, ciphertexts[start:end], vectors[start:end])
                 start = end
-        bindings = {paths: list(map(record_binding, bound(records))) for paths, bound in self._bindings.items()}
+        beside = {paths: bound(records) for paths, bound in self._bindings.items()}
+        bindings = {paths: list(map(record_binding, values)) for paths, values in beside.items()}
         for field, key, tokens in self._tokens:
             one = field.take(parents, routes, refused)
             self._keys.used(key, len(one.plains))
-            bound = list(itertools.compress(bindings[field.bind], one.there)) if field.bind else None
+            bound = None
+            if field.bind:
+                bound = list(itertools.compress(bindings[field.bind], one.there))
+                _refuse_unbound(field.bind, beside[field.bind], one.there, refused)
             field.put(one, tokens.encrypt(one.plains, bound), ())
         return sorted(refused.items(), key=operator.itemgetter(0))
 
@@ -209,6 +215,15 @@ class _Field:
         if owner == self._owner:
             return taken.owners
         return list(itertools.compress(taken.parents[owner].everybody, taken.there))
+
+
+def _refuse_unbound(
+    paths: Sequence[str], values: Sequence[tuple[bytes, ...]], there: Sequence[Any], refused: dict[int, Refused]
+) -> None:
+    """A token that is bound to nothing would open in any other record that lacks the same."""
+    for position, beside in enumerate(values):
+        if _NULL in beside and there[position]:
+            refused.setdefault(position, Refused("card-field-missing", paths[beside.index(_NULL)]))
 
 
 def _writing(at: Location, added: Sequence[Location]) -> list[str]:

@@ -12,7 +12,7 @@ Reason = Literal[
     "wrong-type",  # a field holds what its type does not allow
     "too-deep",  # nested beyond what is taken
     "too-large",  # does not fit into a message of its routed topic
-    "card-field-missing",  # a field to encrypt is not there on a route that promises it
+    "card-field-missing",  # a field to encrypt is not there on a route that promises it, or what it is bound to
     "card-field-not-a-string",  # a field to encrypt holds no text
     "card-number-in-clear",  # a card number where no rule encrypts, redacts or drops it
     "reference-missing",  # no entry of a reference has the record's id, and its rule asks for one
