@@ -19,6 +19,7 @@ TOKEN_ALGORITHMS: tuple[TokenAlgorithm, ...] = get_args(TokenAlgorithm)
 NONCE = 12
 _HEAD = ("enc", "v1")
 """What every token begins with; algorithm, key id, nonce and ciphertext follow. The parts are joined by colons."""
+TOKEN = ":".join((*_HEAD, ""))
 _CIPHERS: dict[str, Callable[[bytes], AESGCM | AESGCMSIV]] = {"AES-256-GCM": AESGCM, "AES-256-GCM-SIV": AESGCMSIV}
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 

@@ -1,8 +1,10 @@
 """`sluice decrypt`: encrypted fields of delivered records back to clear text, for who holds the keys."""
 
 import gzip
+import io
 import sys
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any, BinaryIO, cast
 
@@ -12,6 +14,8 @@ from pipeline.config import EncryptRule
 from pipeline.encryption import DecryptionFailed, decrypt_field
 from pipeline.keys import Keys, UnknownKey
 from pipeline.paths import Names, parse, resolve
+from pipeline.paths import text as path_text
+from pipeline.tokens import TOKEN
 from schemas.structs import record_type
 from schemas.subjects import load
 from sluice.config import Config
@@ -19,7 +23,16 @@ from sluice.config_rules import meant
 from sluice.exits import Exit, UserError
 from sluice.keys import to_decrypt
 
-_GZIP = b"\x1f\x8b"
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+_PACKED: Mapping[bytes, Callable[[Any], BinaryIO]] = {
+    b"\x1f\x8b": lambda source: cast(BinaryIO, gzip.GzipFile(fileobj=source)),
+    b"\x28\xb5\x2f\xfd": lambda source: cast(BinaryIO, zstd.ZstdFile(source)),
+}
+_DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, zstd.ZstdError)
 _MOST_SAID = 20
 _read = msgspec.json.Decoder(float_hook=Decimal).decode
 _write = msgspec.json.Encoder(decimal_format="number").encode
@@ -32,9 +45,9 @@ class _Undone(Exception):
 def run(config: Config, pipeline: str | None, source: BinaryIO, out: BinaryIO) -> None:
     """Write each line of `source`, a routed record as JSON, to `out` with its encrypted fields in clear, in order.
 
-    `source` may be packed with gzip. `pipeline` is the one whose rules encrypted; it may be left out where only one has any.
-    Vectors and key ids are taken out, search tokens stay. A field that does not decrypt stays as it is, and is said on stderr:
-    then UserError at the end. Blocks as `source` and `out` do. Raises OSError, and UserError for what is not there.
+    `source` may be packed with gzip or zstd. `pipeline` is the one whose rules encrypted; it may be left out where only one has
+    any. Vectors and key ids are taken out, search tokens stay. A field that does not decrypt stays as it is, and is said on
+    stderr: then UserError at the end. Blocks as `source` and `out` do. Raises OSError, and UserError for what is not there.
     """
     undo = Decryption(config, _pipeline(config, pipeline), to_decrypt(config))
     failed = 0
@@ -81,6 +94,10 @@ class Decryption:
                 other = self._written_for(field, record)
                 moved = f"the token is that of {other}, and was moved here; put it back there"
                 reasons.append(f"{field.rule.field}: {moved if other else error}")
+        known = {field.path for field in self._fields}
+        reasons += [
+            f"{path_text(path)}: a token, where no rule writes one" for path in _tokens(record) if path not in known
+        ]
         return reasons
 
     def _written_for(self, field: "_Field", record: dict[str, Any]) -> str:
@@ -153,14 +170,36 @@ def _pipeline(config: Config, given: str | None) -> str:
 
 
 def _lines(source: BinaryIO) -> Iterator[bytes]:
-    head = source.read(len(_GZIP))
-    if head == _GZIP:
-        yield from gzip.GzipFile(fileobj=cast(Any, _Joined(head, source)))  # it asks for `read` alone
-    else:
-        first = head + source.readline()
-        if first:
-            yield first
-        yield from source
+    """The lines of a stream, unpacked. Raises UserError for one that is packed and damaged."""
+    head = source.read(max(map(len, _PACKED)))
+    for magic, unpacked in _PACKED.items():
+        if head.startswith(magic):
+            number = 0
+            try:
+                for line in unpacked(_Joined(head, source)):
+                    number += 1
+                    yield line
+            except _DAMAGE:
+                raise UserError(
+                    f"the input is cut off or damaged after line {number}; fetch it again", Exit.FAILED
+                ) from None
+            return
+    if first := head if head.endswith(b"\n") else head + source.readline():
+        yield from io.BytesIO(first)
+    yield from source
+
+
+def _tokens(record: dict[str, Any]) -> Iterator[Names]:
+    """Where tokens stand in a record."""
+    pending: list[tuple[Names, Any]] = [((), record)]
+    while pending:
+        path, value = pending.pop()
+        if isinstance(value, dict):
+            pending += [((*path, name), one) for name, one in value.items()]
+        elif isinstance(value, list):
+            pending += [((*path, place), one) for place, one in enumerate(value)]
+        elif isinstance(value, str) and value.startswith(TOKEN):
+            yield path
 
 
 class _Joined:
@@ -170,8 +209,10 @@ class _Joined:
         self._head, self._rest = head, rest
 
     def read(self, size: int = -1) -> bytes:
-        head, self._head = self._head, b""
-        return head + self._rest.read(max(0, size - len(head)) if size >= 0 else -1)
+        if size < 0:
+            size = sys.maxsize
+        head, self._head = self._head[:size], self._head[size:]
+        return head or self._rest.read(size)
 
 
 def at(record: Any, path: Names) -> Any:

@@ -3,6 +3,8 @@
 import gzip
 import io
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,12 @@ from sluice.config import Config, load
 from sluice.exits import Exit, UserError
 from sluice.keys import loaded
 from tests.raw import Raw
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 
 SALE = {
     "id": 7,
@@ -69,16 +77,39 @@ def run(config: Config, lines: bytes, pipeline: str | None = None) -> list[Any]:
     return [json.loads(line) for line in out.getvalue().splitlines()]
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_every_field_comes_back_as_it_was(config: Config, packed: bool) -> None:
+@pytest.mark.parametrize("packed", [bytes, gzip.compress, zstd.compress])
+def test_every_field_comes_back_as_it_was(config: Config, packed: Callable[[bytes], bytes]) -> None:
     lines = b"\n".join(encrypted(config, SALE, {**SALE, "id": 8})) + b"\n\n"
     assert b"4111" not in lines
     assert "Zoë".encode() not in lines
-    first, second = run(config, gzip.compress(lines) if packed else lines)
+    first, second = run(config, packed(lines))
     hashed = first["transaction"]["cc"].pop("cc_name_hash")
     assert second["transaction"]["cc"].pop("cc_name_hash") == hashed
     assert first == SALE
     assert second == {**SALE, "id": 8}
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstd.compress])
+def test_what_is_cut_off_or_damaged_is_said_after_what_is_whole(config: Config, pack: Callable[[bytes], bytes]) -> None:
+    (line,) = encrypted(config, SALE)
+    packed = pack(b"".join(line + b"%d\n" % number for number in range(20_000)).replace(b"}0", b"}"))
+    for damaged in (packed[: len(packed) // 2], packed + b"more", packed[:2000] + b"\0" * 2000 + packed[4000:]):
+        with pytest.raises(UserError, match="damaged after line") as caught:
+            decrypt.run(config, None, io.BytesIO(damaged), io.BytesIO())
+        assert caught.value.code is Exit.FAILED
+
+
+def test_a_token_where_no_rule_writes_one_is_no_success(config: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    (line,) = encrypted(config, SALE)
+    token = json.loads(line)["transaction"]["cc"]["cc_name"]
+    for record, place in (
+        ({"value": json.loads(line)}, ".value.transaction.cc.cc_name"),
+        ({**json.loads(line), "description": token}, ".description"),
+        ({**json.loads(line), "detail": {"seen": ["x", token]}}, ".detail.seen[1]"),
+    ):
+        with pytest.raises(UserError, match="1 lines were not decrypted"):
+            decrypt.run(config, None, io.BytesIO(json.dumps(record).encode()), io.BytesIO())
+        assert f"{place}: a token, where no rule writes one" in capsys.readouterr().err
 
 
 def test_what_does_not_decrypt_stays_and_is_named(config: Config, capsys: pytest.CaptureFixture[str]) -> None:
