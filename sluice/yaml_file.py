@@ -82,7 +82,24 @@ def shown(key: str) -> str:
 
 
 class UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that stands twice: one of the two would silently not count."""
+    """Refuses a key that stands twice: one of the two would silently not count. What looks like a time stays the text it is."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012  # as in the class above
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (
+            ValueError,
+            ArithmeticError,
+            AttributeError,
+            TypeError,
+        ):  # of Python's own parsers, which quote the value
+            problem = "a value is not what its tag (!!) says"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -113,6 +130,10 @@ def _one_line(error: yaml.YAMLError) -> str:
 
 def _completed(value: Any, where: Path, document: Document, environment: Mapping[str, str]) -> Any:
     if isinstance(value, dict):
+        for key in value:
+            if key is None or isinstance(key, bool):  # yes, no, on, off and their like
+                reason = f"its name is read as {str(key).lower()} and not as text; put it in quotes, or choose another"
+                document.problems.append(Problem((*where, str(key)), reason))
         return {str(key): _completed(one, (*where, str(key)), document, environment) for key, one in value.items()}
     if isinstance(value, list):
         return [_completed(one, (*where, index), document, environment) for index, one in enumerate(value)]

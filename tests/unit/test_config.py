@@ -164,6 +164,7 @@ streams:
         ("", "", "holds no mapping"),
         ("- a", "", "holds no mapping"),
         ("a: [", "", "is not YAML"),
+        ("a: !!int 4111x", "", "is not YAML: a value is not what its tag (!!) says at line 1, column 4"),
         ("a: 1\na: 2", "", "the key a stands twice at line 2"),
         ("url: {{ host }}", "", "put {{ }} and other templates in quotes"),
         ("a: &x [*x]", "", "contains itself"),
@@ -173,6 +174,11 @@ streams:
         ("{}", "kafka", "missing; add it: The cluster"),
         ("kafka: null\npipelines: 5", "kafka", "must be a mapping"),
         ("kafka: {brokers: []}\n1: 2", "1", "unknown"),
+        (
+            "kafka: {brokers: []}\npipelines: {a: {from: r, schema: event, routes: {yes: [{field: .id, op: exists}]}}}",
+            "pipelines.a.routes.True",
+            "put it in quotes",
+        ),
         (
             SMALL + "streams: {s: {from: [events.success, events.success], s3: {bucket: abc}}}",
             "streams.s.from[1]",
