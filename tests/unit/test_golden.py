@@ -110,6 +110,12 @@ def test_what_is_not_so_fails_where_it_differs(tmp_path: Path, test: dict[str, A
     assert "4111" not in "".join(found)
 
 
+def test_what_must_be_encrypted_is_looked_at_without_a_value_too(tmp_path: Path) -> None:
+    test = {"input": SOLD, "route": "sold"}
+    assert failed(tmp_path, **test, encrypted=[".transaction.cc"]) == []
+    assert failed(tmp_path, **test, encrypted=[".event"]) == ["tests[0]: .event is not encrypted"]
+
+
 def test_a_search_token_may_be_left_out_or_compared(tmp_path: Path) -> None:
     clear = {"event": "t", "user": {"username": "ann"}}
     test = {"input": clear, "route": "unmatched", "encrypted": [".user.username"]}
