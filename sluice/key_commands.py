@@ -45,6 +45,14 @@ def rotate(config: Config, name: str, today: date | None = None) -> None:
             raise UserError(f"there is no key {name!r} to rotate, known are: {known}; {remedy}", Exit.USAGE)
         _add(path, content, {name: size}, today or date.today())
     sys.stdout.write(f"{name}: workers on this file use it within seconds; older versions still decrypt\n")
+    if name in _hashing(config):
+        sys.stdout.write(f"{name}: hashes and search tokens are others from then on, and match no older ones\n")
+
+
+def _hashing(config: Config) -> set[str]:
+    """The keys that make hashes and search tokens."""
+    hashed = {rule.key for one in config.pipelines.values() for rule in one.redact if rule.key}
+    return hashed | {rule.search_key for one in config.pipelines.values() for rule in one.encrypt if rule.search_key}
 
 
 def show(config: Config) -> None:

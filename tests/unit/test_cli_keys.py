@@ -203,6 +203,19 @@ def test_rotation_replaces_the_active_version_and_keeps_the_others(config: Confi
     assert "card-exp: new active key 2027-01-01 in " in capsys.readouterr().out
 
 
+def test_a_rotation_that_changes_hashes_and_search_tokens_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules = "      - {field: .user.username, key: users, search_field: .user.hash, search_key: users-search}\n"
+    (tmp_path / "config.yaml").write_text(CONFIG + rules)
+    config = load(tmp_path / "config.yaml")
+    new(config, None, TODAY)
+    rotate(config, "users", TODAY)
+    assert "match no older ones" not in capsys.readouterr().out
+    rotate(config, "users-search", TODAY)
+    assert "users-search: hashes and search tokens are others from then on" in capsys.readouterr().out
+
+
 def test_only_what_is_there_is_rotated(config: Config) -> None:
     with pytest.raises(
         UserError, match=r"no key 'card-exp' to rotate, known are: none; make it with `sluice keys new FILE"
