@@ -8,7 +8,7 @@ that holds nothing.
 
 import ipaddress
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import msgspec
@@ -33,6 +33,15 @@ Match = Literal["first", "all"]
 Family = Literal["text", "number", "boolean"]
 
 NO_VALUE = frozenset({"exists", "is_null", "is_number", "is_string", "is_boolean", "is_array", "is_object", "is_empty"})
+TYPE_TESTS: Mapping[str, tuple[Kind, ...]] = {
+    "is_number": ("integer", "double", "decimal"),
+    "is_string": ("string",),
+    "is_boolean": ("boolean",),
+    "is_array": ("array",),
+    "is_object": ("record",),
+    "is_empty": ("string", "array", "record"),
+}
+"""What of a schema's kinds these may be true of."""
 _CASELESS = frozenset({"equal", "not_equal", "contains", "starts_with", "ends_with", "matches", "in"})
 _TEXT_ONLY = frozenset({"starts_with", "ends_with", "matches", "in_cidr"})
 _FAMILY: dict[Kind, Family] = {
@@ -92,6 +101,12 @@ class Condition(BaseModel):
 def check(conditions: Sequence[Condition], record: type[msgspec.Struct]) -> list[Problem]:
     """All that is wrong with conditions on records of this type: unknown fields, values that a field never holds."""
     return [problem for number, one in enumerate(conditions) for problem in _problems(one, record, (number,))]
+
+
+def comparisons(conditions: Sequence[Condition]) -> Iterator[Condition]:
+    """All that look at a field, whatever they stand in."""
+    for one in conditions:
+        yield from (leaf for _, leaf in _leaves(one, ()))
 
 
 def fields(conditions: Sequence[Condition]) -> Iterator[tuple[tuple[str | int, ...], str]]:

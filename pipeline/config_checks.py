@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pipeline import conditions
-from pipeline.conditions import UNMATCHED
+from pipeline.conditions import TYPE_TESTS, UNMATCHED, comparisons
 from pipeline.contradictions import contradiction
 from pipeline.encryption_checks import wrong_encryption
 from pipeline.gone import Gone
@@ -22,7 +22,7 @@ from schemas.subjects import load
 if TYPE_CHECKING:
     from pipeline.config import PipelineConfig
 
-RESERVED = (UNMATCHED, "dlq")
+RESERVED = (UNMATCHED, "dlq", "dead-letter")
 
 
 def problems(config: "PipelineConfig", *, complete: bool = True) -> Iterator[Problem]:
@@ -104,6 +104,22 @@ def _wrong_values(config: "PipelineConfig", record: type[msgspec.Struct]) -> Ite
         if source.inside or target.inside or source.type != target.type:
             reason = f"{old} and {new} do not hold the same; name a field that holds {described(source.kind)}"
             yield Problem(("rename", old), reason)
+
+
+def never_true(config: "PipelineConfig") -> Iterator[str]:
+    """Comparisons in the routes of a valid config that are true of no record, in words."""
+    record = record_type(load(config.subject))
+    for label, asked in config.routes.items():
+        for one in comparisons(asked):
+            at = resolve(one.field or "", record)
+            if at.inside or at.kind == "open":
+                continue
+            if at.kind not in TYPE_TESTS.get(one.op or "", (at.kind,)):
+                yield f"route {label}: {at.path} holds {described(at.kind)}, so {one.op} is never true"
+            if one.op in ("equal", "in") and not one.ignore_case:
+                for value in one.value if isinstance(one.value, list) else [one.value]:
+                    if reason := _other_form(value, at.names, config):
+                        yield f"route {label}: what {at.path} is compared with {reason}"
 
 
 def _other_form(value: Any, names: Sequence[str], config: "PipelineConfig") -> str:

@@ -67,8 +67,7 @@ def compile_conditions(
 ) -> Callable[[Record], bool]:
     """A function that says whether a record meets all conditions. It never raises, but for what `unlike` does.
 
-    `unlike` is called for each comparison of unlike types. `matches` gives up, and is false, on texts so long that the pattern
-    could take long (see pipeline/patterns.py). Raises InvalidConditions.
+    `unlike` is called for each comparison of unlike types. Raises InvalidConditions.
     """
     source = _Source({"": conditions}, record, unlike)
     lines = ["def matches(r):", *(f"    {line}" for line in source.loads.lines), f"    return {source.tests['']}"]

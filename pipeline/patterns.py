@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import re2
 
-LARGEST = 5000
+LARGEST = 1000
 """Steps of RE2's program: a pattern's length once counted repetitions are written out. It bounds the time for each byte."""
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from pipeline.config import PipelineConfig
+from pipeline.config_checks import never_true
 from pipeline.keys import DEAD_LETTERS, Keys
 from pipeline.paths import is_within, parse, touches
 from pipeline.paths import text as path_text
@@ -141,8 +142,9 @@ def _cards(config: Config) -> Iterator[Finding]:
             remedy = f"encrypt or drop them in pipelines.{name}, unless no record has them"
             yield Finding("warning", f"pipeline {name}: {', '.join(clear)} would leave in clear", remedy)
         yield from _weak(name, pipeline)
-        if pipeline.gate == "off":
-            text = f"pipeline {name}: gate is off, so nobody looks for card numbers in clear"
+        if pipeline.gate != "refuse":
+            does = "nobody looks for card numbers in clear" if pipeline.gate == "off" else "card numbers leave in clear"
+            text = f"pipeline {name}: gate is {pipeline.gate}, so {does}"
             yield Finding("warning", text, "take it away, unless no record can hold one")
 
 
@@ -186,6 +188,9 @@ def _routes(config: Config) -> Iterator[Finding]:
         if topic not in delivered:
             remedy = "name it in `from:` of one, if its records matter"
             yield Finding("warning", f"pipeline {pipeline}: no stream delivers {topic}", remedy)
+    for name, one in config.pipelines.items():
+        for said in never_true(one):
+            yield Finding("warning", f"pipeline {name}: {said}", "correct the condition, no record meets it")
 
 
 def _conditions(config: Config) -> Iterator[Finding]:

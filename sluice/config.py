@@ -110,7 +110,7 @@ class GoldenTest(BaseModel):
     )
     encrypted: list[str] = Field(
         default=[],
-        description="Fields of `value` that must not leave as they are there, as paths: those that rules encrypt.",
+        description="Fields that must not leave as they are in `value` (or in `input`), as paths: those that rules encrypt.",
     )
 
     @field_validator("encrypted")

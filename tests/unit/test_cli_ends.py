@@ -251,6 +251,42 @@ def test_check_warns_of_what_a_format_leaves_out(run: Run, form: str) -> None:
         assert path in line
 
 
+@pytest.mark.parametrize(
+    ("condition", "said"),
+    [
+        (
+            "{field: .transaction.result, op: is_string}",
+            ".transaction.result holds true or false, so is_string is never",
+        ),
+        ("{not: {field: .id, op: is_empty}}", ".id holds a number, so is_empty is never true"),
+        (
+            "{field: .timestamp, op: equal, value: 2021-10-06 10:11:12}",
+            "what .timestamp is compared with is delivered in",
+        ),
+        ("{field: .transaction.cc, op: is_object}", ""),
+        ("{field: .description, op: is_empty}", ""),
+        ("{field: .detail, op: is_string}", ""),
+        ("{field: .transaction.total_price, op: equal, value: 1.5}", ""),
+        ("{field: .timestamp, op: equal, value: 2021-10-06T10:11:12Z}", ""),
+    ],
+)
+def test_check_warns_of_comparisons_that_are_never_true(run: Run, condition: str, said: str) -> None:
+    pipelines = f"{{events: {{from: raw.events, schema: event, routes: {{some: [{condition}]}}}}}}"
+    code, out, _ = run("check", "--offline", config(1, pipelines=pipelines))
+    assert code == 0, out
+    warned = [line for line in out.splitlines() if "route some: " in line]
+    assert len(warned) == bool(said)
+    assert said in "".join(warned)
+
+
+@pytest.mark.parametrize(("gate", "said"), [("off", "nobody looks for"), ("count", "card numbers leave in clear")])
+def test_check_warns_of_a_gate_that_lets_cards_through(run: Run, gate: str, said: str) -> None:
+    code, out, _ = run(
+        "check", "--offline", config(1, pipelines=f"{{events: {{from: raw.events, schema: event, gate: {gate}}}}}")
+    )
+    assert (code, f"! pipeline events: gate is {gate}, so {said}" in out) == (0, True), out
+
+
 def test_check_names_each_key_that_is_missing(run: Run) -> None:
     text = Path("examples/workshop.yaml").read_text().replace("key: card-zip", "key: card-post")
     Path("examples/other.yaml").write_text(text)
