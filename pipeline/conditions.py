@@ -103,17 +103,15 @@ def check(conditions: Sequence[Condition], record: type[msgspec.Struct]) -> list
     return [problem for number, one in enumerate(conditions) for problem in _problems(one, record, (number,))]
 
 
-def comparisons(conditions: Sequence[Condition]) -> Iterator[Condition]:
-    """All that look at a field, whatever they stand in."""
-    for one in conditions:
-        yield from (leaf for _, leaf in _leaves(one, ()))
+def comparisons(conditions: Sequence[Condition]) -> Iterator[tuple[tuple[str | int, ...], Condition]]:
+    """All that look at a field, whatever they stand in, each with its place."""
+    for number, one in enumerate(conditions):
+        yield from _leaves(one, (number,))
 
 
 def fields(conditions: Sequence[Condition]) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Each field that conditions look at, with its place in them."""
-    for number, one in enumerate(conditions):
-        for where, leaf in _leaves(one, (number,)):
-            yield where, leaf.field or ""
+    return ((where, leaf.field or "") for where, leaf in comparisons(conditions))
 
 
 def _check_value(op: str, value: Any) -> None:

@@ -110,7 +110,7 @@ def never_true(config: "PipelineConfig") -> Iterator[str]:
     """Comparisons in the routes of a valid config that are true of no record, in words."""
     record = record_type(load(config.subject))
     for label, asked in config.routes.items():
-        for one in comparisons(asked):
+        for _, one in comparisons(asked):
             at = resolve(one.field or "", record)
             if at.inside or at.kind == "open":
                 continue

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
+from pipeline.conditions import fields
 from pipeline.config import PipelineConfig
 from pipeline.config_checks import never_true
 from pipeline.keys import DEAD_LETTERS, Keys
@@ -196,9 +197,9 @@ def _routes(config: Config) -> Iterator[Finding]:
 def _conditions(config: Config) -> Iterator[Finding]:
     """`where` of streams is asked of what pipelines wrote: what they encrypted or dropped cannot be asked for."""
     for name, stream in config.streams.items():
-        pipelines = {config.routed_topics()[topic] for topic in stream.topics}
-        for path in _asked(stream):
-            for pipeline in sorted(pipelines):
+        pipelines = _read_by(config, stream)
+        for _, path in fields(stream.where):
+            for pipeline in pipelines:
                 one = config.pipelines[pipeline]
                 changed = {rule.field: "encrypts" for rule in one.encrypt} | dict.fromkeys(one.drop, "drops")
                 for field, does in changed.items():
@@ -212,7 +213,7 @@ def _left_out(config: Config) -> Iterator[Finding]:
     """What rules write beside their field, and a stream's format has no place for."""
     for name, stream in config.streams.items():
         form = stream.s3.format if stream.s3 else "json"
-        for pipeline in sorted({config.routed_topics()[topic] for topic in stream.topics}):
+        for pipeline in _read_by(config, stream):
             one = config.pipelines[pipeline]
             for path in (path for rule in one.encrypt for path in (rule.key_id_field, rule.search_field) if path):
                 if not has_place(form, one.subject, path):
@@ -220,14 +221,10 @@ def _left_out(config: Config) -> Iterator[Finding]:
                     yield Finding("warning", text, "name a field that the schema has, or use json")
 
 
-def _asked(stream: StreamConfig) -> list[str]:
-    pending, paths = list(stream.where), []
-    while pending:
-        one = pending.pop()
-        pending += [*(one.any or ()), *(one.all or ()), *([one.negated] if one.negated else ())]
-        if one.field is not None:
-            paths.append(one.field)
-    return paths
+def _read_by(config: Config, stream: StreamConfig) -> list[str]:
+    """The pipelines whose topics a stream reads."""
+    routed = config.routed_topics()
+    return sorted({routed[topic] for topic in stream.topics})
 
 
 def _brokers(config: Config) -> Iterator[Finding]:

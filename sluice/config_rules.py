@@ -158,10 +158,11 @@ def _encrypted(name: str, stream: dict[str, Any], pipelines: dict[str, Any]) -> 
 
 
 def has_place(form: str, subject: str, path: str) -> bool:
-    """Whether records of a subject that are written in this format (json, csv, avro, parquet) have what lies at a path."""
+    """Whether records of a subject that are written in this format (json, csv, avro, parquet) have what lies at a path, written
+    as `canonical` does."""
     if form == "csv":
-        return canonical(path) in {column.path for column in load(subject).columns}
-    return form not in ("avro", "parquet") or canonical(path) in _kinds(subject)
+        return path in {column.path for column in load(subject).columns}
+    return form not in ("avro", "parquet") or path in _kinds(subject)
 
 
 def _kinds(subject: str) -> dict[str, str]:

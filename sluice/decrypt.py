@@ -80,6 +80,7 @@ class Decryption:
         rules = config.pipelines[pipeline].encrypt
         record = record_type(load(config.pipelines[pipeline].subject))
         self._fields = [_Field(pipeline, rule, keys, resolve(rule.field, record).kind == "string") for rule in rules]
+        self._paths = {field.path for field in self._fields}
 
     def __call__(self, record: dict[str, Any]) -> list[str]:
         """Put the clear values of a record back, in place, and take vectors and key ids out. Returns what stays encrypted, and
@@ -94,10 +95,8 @@ class Decryption:
                 other = self._written_for(field, record)
                 moved = f"the token is that of {other}, and was moved here; put it back there"
                 reasons.append(f"{field.rule.field}: {moved if other else error}")
-        known = {field.path for field in self._fields}
-        reasons += [
-            f"{path_text(path)}: a token, where no rule writes one" for path in _tokens(record) if path not in known
-        ]
+        strays = (path for path in _tokens(record) if path not in self._paths)
+        reasons += [f"{path_text(path)}: a token, where no rule writes one" for path in strays]
         return reasons
 
     def _written_for(self, field: "_Field", record: dict[str, Any]) -> str:

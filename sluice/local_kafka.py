@@ -206,9 +206,8 @@ class LocalKafka:
     def _java(self, index: int, main: str, *arguments: str) -> subprocess.Popen[bytes]:
         found = self._installation = self._installation or installation()
         java = [found.java, *self._jvm, *([f"-XX:SharedArchiveFile={found.archive}"] if found.archive else [])]
-        java += [
-            f"-Djava.io.tmpdir={self._home(index)}"
-        ]  # what compresses is unpacked there, and left by one that is killed
+        # Libraries that compress are unpacked there, and left by a broker that is killed.
+        java += [f"-Djava.io.tmpdir={self._home(index)}"]
         java += [f"-Dlog4j2.configurationFile={self.root / 'log4j2.yaml'}", "-cp", f"{found.jars}/*", main, *arguments]
 
         def launch() -> subprocess.Popen[bytes]:

@@ -159,9 +159,7 @@ class Supervisor:
         for process in self._running:
             _terminate(process)
         # Not those that run now: one that is being started is terminated as soon as it is there.
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._patience.drain):
-                await asyncio.wait(self._keeping)
+        await asyncio.wait(self._keeping, timeout=self._patience.drain)
         for process in list(self._running):
             log.error("Worker %d did not stop in %.0f s and is killed.", process.pid, self._patience.drain)
             self._code = self._code or Exit.INTERNAL

@@ -84,7 +84,7 @@ def shown(key: str) -> str:
 class UniqueKeys(yaml.SafeLoader):
     """Refuses a key that stands twice: one of the two would silently not count. What looks like a time stays the text it is."""
 
-    yaml_implicit_resolvers = {  # noqa: RUF012  # as in the class above
+    yaml_implicit_resolvers = {  # noqa: RUF012  # never changed; PyYAML's types do not let it be a ClassVar
         first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
@@ -92,12 +92,8 @@ class UniqueKeys(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
-        except (
-            ValueError,
-            ArithmeticError,
-            AttributeError,
-            TypeError,
-        ):  # of Python's own parsers, which quote the value
+        except (ValueError, ArithmeticError, AttributeError, TypeError):
+            # Of Python's own parsers, which quote the value.
             problem = "a value is not what its tag (!!) says"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 

@@ -251,7 +251,7 @@ async def test_a_batch_that_does_not_come_to_the_work_is_seen_though_the_work_as
     assert stages("s3", seen_by(assignment))["s3: hand-over of raw/0"] == before
     partition.deliver(batch)
     assert stages("s3", seen_by(assignment))["s3: hand-over of raw/0"] != before
-    partition.deliver(batch := RecordBatch("raw", 0, records(5), 15, 20))
+    partition.deliver(RecordBatch("raw", 0, records(5), 15, 20))
     assert "s3: hand-over of raw/0" not in stages("s3", seen_by(assignment))
     await assignment.drain(0)
 
