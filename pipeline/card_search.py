@@ -46,6 +46,8 @@ _STEP = _WINDOW - _AHEAD - 1
 """Windows overlap: what begins in one is seen with the byte before it and _AHEAD bytes from it on."""
 _GROUP = 4
 """How many digits tell an issuer, and are the first group of a number."""
+_FIRST = np.arange(_GROUP)
+_VALUES = 10 ** _FIRST[::-1]
 
 Bytes = NDArray[np.uint8]
 Flags = NDArray[np.bool_]
@@ -70,10 +72,14 @@ class CardSearch:
     memory of its own, less than 1 MB, and in as much again as the texts have.
     """
 
-    def __init__(self, other_kinds: re.Pattern[bytes] | None = None) -> None:
-        """No number is either what has `other_kinds` right before it: a pattern that ends with \\Z, and sees the last 64 bytes as
-        they are written."""
-        self._other_kinds = other_kinds
+    def __init__(self, other_kinds: Sequence[str] = ()) -> None:
+        """No number is either what stands in a field of JSON whose name is made of letters and underscores, one of these words
+        (in small letters) among them."""
+        words = "|".join(map(re.escape, other_kinds)).encode()
+        self._fields = tuple(b'"%s":"' % word.encode() for word in other_kinds)
+        self._in_such_a_field = (
+            re.compile(rb'"[A-Za-z_]*(?:%s)[A-Za-z_]*":"?\Z' % words, re.IGNORECASE) if words else None
+        )
         self._offsets: Bytes = np.empty(_WINDOW, np.uint8)
         self._flags: list[Flags] = [np.empty(_WINDOW, np.bool_) for _ in range(4)]
 
@@ -84,18 +90,18 @@ class CardSearch:
             content = _ESCAPED.sub(b"x" * _ESCAPE_BYTES, written)
         starts: list[int] = []
         for at, digits in self._numbers(content):
-            if self._other_kinds is None or not self._other_kinds.search(written, max(0, at - _NAME_BYTES), at):
+            if self._in_such_a_field is None or not self._in_such_a_field.search(written, max(0, at - _NAME_BYTES), at):
                 starts = starts or list(accumulate(map(len, texts), lambda start, size: start + size + 1, initial=1))
                 text = bisect_right(starts, at) - 1
                 yield Found(text, at - starts[text], digits)
 
     def _numbers(self, content: bytes) -> Iterator[tuple[int, bytes]]:
         """Where a number begins, and its digits."""
-        everything, issued, plain = np.frombuffer(content, np.uint8), _issued(), _PLAIN.match
+        everything, plain, fields = np.frombuffer(content, np.uint8), _PLAIN.match, self._fields
         for start in range(0, len(everything) - _AHEAD, _STEP):
             for place in self._in_window(everything[start : start + _WINDOW]).tolist():
                 at = start + place
-                if content[at : at + _GROUP] not in issued:
+                if content.endswith(fields, 0, at):  # most of what is left: the IMEI of every record
                     continue
                 if match := plain(content, at):
                     if passes_luhn(match[0]) and not _is_fraction(content, at) and not _is_hexadecimal(content, at):
@@ -119,16 +125,18 @@ class CardSearch:
         np.logical_and(four[:-8], other[4:-4], out=grouped[:-8])
         np.logical_and(grouped[:-8], four[5:-3], out=grouped[:-8])  # four digits, a separator, four digits
         either = np.logical_or(one[1:-_AHEAD], grouped[1:-_AHEAD], out=other[1:-_AHEAD])
-        return either.nonzero()[0] + 1
+        places = either.nonzero()[0] + 1
+        beginnings = offset.take(places[:, None] + _FIRST).dot(_VALUES)
+        issued: Places = places[_issued().take(beginnings)]
+        return issued
 
 
 @functools.cache
-def _issued() -> frozenset[bytes]:
-    """What the numbers of cards begin with, in four digits."""
+def _issued() -> Flags:
+    """Of every number of four digits, whether the numbers of cards begin with it."""
     beginnings = (b"%04d" % number for number in range(10**_GROUP))
-    return frozenset(
-        one for one in beginnings if any(is_issued(one.ljust(size, b"0")) for size in range(SHORTEST, LONGEST + 1))
-    )
+    sizes = range(SHORTEST, LONGEST + 1)
+    return np.array([any(is_issued(one.ljust(size, b"0")) for size in sizes) for one in beginnings])
 
 
 def _grouped(content: bytes, at: int) -> Iterator[bytes]:

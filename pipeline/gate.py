@@ -19,8 +19,7 @@ from schemas.fields import Field
 from stream.reader import OWN_HEADERS
 from stream.records import Record
 
-_KINDS = frozenset({"imei", "imsi", "iccid", "msisdn"})
-_OF_A_KIND = re.compile(rb'"[A-Za-z_]*(?:imei|imsi|iccid|msisdn)[A-Za-z_]*":"?\Z', re.IGNORECASE)
+_KINDS = ("imei", "imsi", "iccid", "msisdn")
 _IN_A_FIELD = re.compile(rb'":"?-?\Z')
 _FIELD_BYTES = 4
 """As much as that takes."""
@@ -53,7 +52,7 @@ class Gate:
         self._kinds = _values(kinds)
         self._ids = _values(ids)
         self._hidden = _values([resolve(path, record) for path in hidden])
-        self._search = CardSearch(_OF_A_KIND)
+        self._search = CardSearch(_KINDS)
 
     def __call__(self, raw: Sequence[Record], batch: Sequence[Any], values: Sequence[bytes]) -> dict[int, str]:
         """Which records of a batch hold a card number in clear, and the path of the field; "" if it is in the key, or in a header

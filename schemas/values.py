@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, Literal
 
+import orjson
+
 MAX_DEPTH = 99
 """Levels of nesting that are taken; the record itself is the first."""
 
@@ -15,14 +17,40 @@ DOUBLE_EXACT = 2.0**53
 
 NUMBER = re.compile(r"-?\d{1,20}(\.\d{1,20})?", re.ASCII)
 """A number as text that is taken for the number."""
+_TOGETHER = 16
+"""So many objects are looked at in one go: few enough that all their brackets are mostly fewer than MAX_DEPTH."""
 _CAMEL_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
+Fault = Literal["", "too-deep", "wrong-type"]
 
-def open_fault(containers: Sequence[Any], depth: int) -> Literal["", "too-deep", "wrong-type"]:
+
+def open_fault(containers: Sequence[Any], depth: int) -> Fault:
     """What is wrong with one of these JSON arrays and objects, each of which lies inside `depth` others; "" if nothing is.
 
-    Numbers beyond 64 bits or a double are a wrong type.
+    Numbers beyond 64 bits or a double are a wrong type. Numbers that are not whole are Decimals, as our decoders make them.
     """
+    for start in range(0, len(containers), _TOGETHER):
+        some = containers[start : start + _TOGETHER]
+        if not _are_plain(some, depth) and (fault := _fault_within(some, depth)):
+            return fault
+    return ""
+
+
+def _are_plain(containers: Sequence[Any], depth: int) -> bool:
+    """Whether one look in C tells that nothing is wrong: numbers of 53 bits at most, and too few brackets to lie too deep."""
+    try:
+        text = orjson.dumps(containers, _finite, orjson.OPT_STRICT_INTEGER)
+    except TypeError:
+        return False
+    return text.count(b"{") + text.count(b"[") - len(containers) + depth <= MAX_DEPTH
+
+
+def _finite(number: Any) -> None:
+    if not (type(number) is Decimal and math.isfinite(number)):
+        raise TypeError
+
+
+def _fault_within(containers: Sequence[Any], depth: int) -> Fault:
     while containers:
         if depth >= MAX_DEPTH:
             return "too-deep"
@@ -43,9 +71,9 @@ def open_fault(containers: Sequence[Any], depth: int) -> Literal["", "too-deep",
     return ""
 
 
-def value_fault(value: Any, depth: int) -> Literal["", "too-deep", "wrong-type"]:
+def value_fault(value: Any, depth: int) -> Fault:
     """The same of one JSON value of any kind, which lies inside `depth` others."""
-    return open_fault([[value]], depth - 1)
+    return _fault_within([[value]], depth - 1)
 
 
 def too_deep(value: Any, depth: int = 0) -> bool:
