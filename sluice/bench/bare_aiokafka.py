@@ -7,7 +7,7 @@ or metrics, keeps to the client's public methods, and one bad record ends it.
 import asyncio
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -17,12 +17,12 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import ConsumerRecord
 
 from agents.router import PIECE_RECORDS
-from sluice.bench.joins import join_batch, read_references
+from sluice.bench.joins import join_each, read_references
 from sluice.bench.load import make_topics
 from sluice.bench.meter import Meter, arguments, tune_gc
 from sluice.bench.work import ROUTES, transform_batch
 
-Work = Callable[[list[bytes]], Sequence[tuple[int, dict[str, Any]]]]
+Work = Callable[[list[bytes]], Iterable[tuple[int, dict[str, Any]]]]
 """Makes of the values of a batch the records that go out, in order, each with the index of its route."""
 
 
@@ -30,7 +30,7 @@ async def run(brokers: str, topic: str, count: int, pipeline: str) -> None:
     """Work on the first `count` records of `topic`, and report."""
     work: Work = transform_batch
     if pipeline == "data-streamer":
-        work = partial(join_batch, references=await read_references(brokers, topic))
+        work = partial(join_each, references=await read_references(brokers, topic))
     outputs = [f"{topic}.aiokafka.{route}" for route in ROUTES]
     await make_topics(brokers, outputs)
     consumer = AIOKafkaConsumer(

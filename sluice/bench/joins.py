@@ -3,7 +3,7 @@
 It takes well-formed records alone and checks nothing. References are read once, before the first record, and not followed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -43,10 +43,10 @@ async def read_references(brokers: str, topic: str) -> References:
     return found
 
 
-def join_batch(values: list[bytes], references: References) -> list[tuple[int, dict[str, Any]]]:
-    """The records with what the references know and they lack, in order, each with the index of its one route."""
+def join_each(values: list[bytes], references: References) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The records with what the references know and they lack, in order, each with the index of its one route. Each is made when
+    it is asked for: one at a time stays in the processor's cache."""
     joins = [(name, references[table], _FILLED[name]) for name, table in JOINS.items()]
-    joined = []
     for value in values:
         record = orjson.loads(value)
         for name in DROPPED:
@@ -58,5 +58,4 @@ def join_batch(values: list[bytes], references: References) -> list[tuple[int, d
                 for field in filled:
                     if held.get(field) is None and (known is None or known.get(field) is not None):
                         held[field] = known and known[field]
-        joined.append((0, record))
-    return joined
+        yield 0, record

@@ -10,7 +10,7 @@ from pipeline.config import PipelineConfig
 from pipeline.keys import Keys
 from pipeline.pipeline import Pipeline
 from pipeline.references import Tables
-from sluice.bench.joins import JOINS, join_batch
+from sluice.bench.joins import JOINS, join_each
 from sluice.bench.load import MIXES
 from sluice.bench.router import data_streamer
 from sluice.bench.stages import Raw
@@ -34,7 +34,7 @@ def test_both_ways_give_records_the_same() -> None:
             tables.apply(name, [Entry(key.encode(), orjson.dumps(one)) for key, one in entries.items()])
     by_hand = {name: {int(key): one for key, one in entries.items()} for name, entries in references.items()}
     done = pipeline.process(raw)
-    joined = join_batch([one.value or b"" for one in raw], by_hand)
+    joined = list(join_each([one.value or b"" for one in raw], by_hand))
     assert len(done.values) == len(joined) == 3000
     filled = 0
     for value, (_, expected), one in zip(done.values, joined, raw, strict=True):
