@@ -131,19 +131,27 @@ def _check_value(op: str, value: Any) -> None:
         raise ValueError(f"{op} compares with text; put the value in quotes")
     if op in ("greater", "greater_or_equal", "less", "less_or_equal") and isinstance(value, bool):
         raise ValueError(f"{op} compares numbers or texts, not true and false; use equal")
+    if op == "contains" or op in _TEXT_ONLY:
+        for item in items:
+            _check_text(op, item)
+
+
+def _check_text(op: str, text: Any) -> None:
+    """What a text is looked through for."""
+    if text == "":
+        raise ValueError(f"{op} with nothing is true of every text; write what to look for, or use is_string")
     if op == "matches":
         try:
-            matcher(value)
+            matcher(text)
         except InvalidPattern as error:
             raise ValueError(f"the pattern {error}") from None
     if op == "in_cidr":
-        for item in items:
-            try:
-                ipaddress.ip_network(item)
-            except ValueError:
-                raise ValueError(
-                    f"{item!r} is no network; write it like 10.0.0.0/8, with no bits set after the prefix"
-                ) from None
+        try:
+            ipaddress.ip_network(text)
+        except ValueError:
+            raise ValueError(
+                f"{text!r} is no network; write it like 10.0.0.0/8, with no bits set after the prefix"
+            ) from None
 
 
 def _leaves(condition: Condition, where: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Condition]]:

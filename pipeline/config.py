@@ -27,7 +27,7 @@ from schemas.subjects import UnknownSubject, load
 
 __all__ = ["Condition", "EncryptRule", "EnrichRule", "PipelineConfig"]
 
-Algorithm = TokenAlgorithm | BlockAlgorithm
+Algorithm = Literal[TokenAlgorithm, BlockAlgorithm]
 Path = Annotated[str, AfterValidator(canonical)]
 """A path, written in one way whatever way it was given; one that is none stays as it is, and is reported."""
 Rule = TypeVar("Rule", bound=BaseModel)
@@ -42,6 +42,15 @@ HASH = "HMAC-SHA256"
 SUCCESS = "success"
 """The only route of a pipeline that has no routes."""
 MOST_WAIT_SECONDS = 3600
+
+
+def _has_one_purpose(key: str | None) -> str | None:
+    if key == DEAD_LETTERS:
+        raise ValueError(f"{DEAD_LETTERS} seals dead letters; use a key of its own for fields")
+    return key
+
+
+KeyName = Annotated[str, AfterValidator(_has_one_purpose)]
 
 
 def _said_null(value: Any) -> Any:
@@ -89,7 +98,7 @@ class EncryptRule(BaseModel):
         description="The field, as a path: `.transaction.cc.cc_number`. Tokens (GCM, GCM-SIV) also take numbers and whole objects"
         " (`.transaction.cc`); the others take text."
     )
-    key: str = Field(description="The key's name in the key file.")
+    key: KeyName = Field(description="The key's name in the key file.")
     algorithm: Algorithm = Field(
         default="AES-256-GCM",
         description="AES-256-GCM and AES-256-GCM-SIV: one token, which nobody can change unnoticed. CFB, OFB, CTR, CBC-PKCS7: as"
@@ -121,7 +130,7 @@ class EncryptRule(BaseModel):
         default=None,
         description="Where a keyed hash of the text goes, as a path, so that equal values can be found.",
     )
-    search_key: str | None = Field(default=None, description="The key of that hash, by its name in the key file.")
+    search_key: KeyName | None = Field(default=None, description="The key of that hash, by its name in the key file.")
     pre_authorisation: bool = Field(
         default=False,
         description="Says that a security code (cc_cvv) is encrypted before the payment is authorised, and gone afterwards:"
@@ -136,13 +145,6 @@ class EncryptRule(BaseModel):
     def added_fields(self) -> list[str]:
         """Paths of text fields that the rule writes beside its own."""
         return [path for path in (self.iv_field, self.key_id_field, self.search_field) if path is not None]
-
-    @field_validator("key", "search_key")
-    @classmethod
-    def _key_has_one_purpose(cls, key: str | None) -> str | None:
-        if key == DEAD_LETTERS:
-            raise ValueError(f"{DEAD_LETTERS} seals dead letters; use a key of its own for fields")
-        return key
 
     @model_validator(mode="after")
     def _suits_its_algorithm(self) -> Self:
@@ -181,7 +183,7 @@ class RedactRule(BaseModel):
         description="mask: `***` instead. hash: HMAC-SHA-256 with a key, in hex, the same for the same text. last4: all but the"
         " last four characters hidden.",
     )
-    key: str | None = Field(default=None, description="The key of `with: hash`, by its name in the key file.")
+    key: KeyName | None = Field(default=None, description="The key of `with: hash`, by its name in the key file.")
 
     @model_validator(mode="after")
     def _has_a_key_if_it_needs_one(self) -> Self:

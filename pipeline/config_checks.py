@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pipeline import conditions
+from pipeline.card_search import CardSearch
 from pipeline.conditions import TYPE_TESTS, UNMATCHED, comparisons
 from pipeline.contradictions import contradiction
 from pipeline.encryption_checks import wrong_encryption
 from pipeline.gone import Gone
-from pipeline.paths import InvalidPath, Problem, described, parts, resolve, touches
+from pipeline.paths import InvalidPath, Problem, described, is_within, parts, resolve, touches
 from pipeline.shaping import fitting
+from schemas.fields import Field
 from schemas.settling import Settling
 from schemas.structs import record_type
 from schemas.subjects import load
@@ -85,6 +87,10 @@ def _wrong_values(config: "PipelineConfig", record: type[msgspec.Struct]) -> Ite
             continue
         if reason := _other_form(value, at.names, config):
             yield Problem(place, f"{path} {reason}")
+        if not any(is_within(at.names, parts(rule.field)) for rule in config.encrypt) and _is_a_card(
+            value, at.names, config
+        ):
+            yield Problem(place, f"{path} would hold the number of a card in every record; set something else")
     if config.rename and load(config.subject).columns:
         reason = f"{config.subject} is delivered, and its names are a promise to those who read it; remove it"
         yield Problem(("rename",), reason)
@@ -122,9 +128,18 @@ def never_true(config: "PipelineConfig") -> Iterator[str]:
                         yield f"route {label}: what {at.path} is compared with {reason}"
 
 
+def _is_a_card(value: Any, names: Sequence[str], config: "PipelineConfig") -> bool:
+    """Whether the gate would find a card number in this."""
+    return not _field(names, config).number_kind and any(CardSearch()([msgspec.json.encode(value)]))
+
+
+def _field(names: Sequence[str], config: "PipelineConfig") -> Field:
+    return next(one for top in load(config.subject).fields for one in top.walk() if one.path == tuple(names))
+
+
 def _other_form(value: Any, names: Sequence[str], config: "PipelineConfig") -> str:
     """Why a value is none that a record is delivered with; "" if it is."""
-    field = next(one for top in load(config.subject).fields for one in top.walk() if one.path == tuple(names))
+    field = _field(names, config)
     drift, owner = Counter[str](), SimpleNamespace(**{field.name: copy.deepcopy(value)})
     if Settling((field,), drift)([owner]):
         return "is nested too deep, or holds a number beyond 64 bits or a double; correct the value"
@@ -167,6 +182,9 @@ def _wrong_thinning(config: "PipelineConfig", record: type[msgspec.Struct], gone
             yield from _unsteady((*always, *where, "field"), path, config, gone)
     if config.deduplicate is not None:
         named += [(("deduplicate", "by", number), path) for number, path in enumerate(config.deduplicate.by)]
+        for number, path in enumerate(config.deduplicate.by):
+            if path in config.deduplicate.by[:number]:
+                yield Problem(("deduplicate", "by", number), f"{path} stands there twice; remove one of them")
     for place, path in named:
         try:
             at = resolve(path, record)

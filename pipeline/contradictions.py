@@ -1,10 +1,12 @@
 """Conditions that exclude each other: a route that asks for both never takes a record."""
 
+import operator
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.conditions import Condition, family_of
+from pipeline.patterns import matcher
 
 _ABSENT = {"is_null"}
 """Operators that a value which anything else compares with never meets."""
@@ -14,6 +16,19 @@ _TYPES = {
     "is_boolean": (bool,),
     "is_array": (),
     "is_object": (),
+}
+
+_COMPARISONS: Mapping[str, Callable[[Any, Any], Any]] = {
+    "not_equal": operator.ne,
+    "greater": operator.gt,
+    "greater_or_equal": operator.ge,
+    "less": operator.lt,
+    "less_or_equal": operator.le,
+}
+_TEXT_TESTS: Mapping[str, Callable[[str, str], bool]] = {
+    "starts_with": str.startswith,
+    "ends_with": str.endswith,
+    "contains": str.__contains__,
 }
 
 
@@ -44,7 +59,8 @@ def _exclude(one: Condition, other: Condition) -> bool:
     """Whether no value meets both. May be False where none does."""
     if one.op in _ABSENT:
         return other.op not in _ABSENT and other.op != "exists"
-    if one.op in ("equal", "in") and not one.ignore_case and not other.ignore_case:
+    alike = not other.ignore_case or other.op in _TEXT_TESTS or other.op == "matches"
+    if one.op in ("equal", "in") and not one.ignore_case and alike:
         values = one.value if isinstance(one.value, list) else [one.value]
         return not any(_meets(value, other) for value in values)
     return _below(one, other)
@@ -63,19 +79,26 @@ def _below(one: Condition, other: Condition) -> bool:
 
 def _meets(value: Any, other: Condition) -> bool:
     """Whether a record that holds this value may meet a condition; True where it is not known."""
-    op, wanted = other.op, other.value
+    op, wanted = other.op or "", other.value
     if op in _TYPES:
         return isinstance(value, _TYPES[op]) and (op != "is_number" or not isinstance(value, bool))
     if op in ("equal", "in"):
         return any(_same(value, one) for one in (wanted if isinstance(wanted, list) else [wanted]))
-    if op == "not_equal":
-        return family_of(value) == family_of(wanted) and not _same(value, wanted)
-    if op in ("greater", "greater_or_equal", "less", "less_or_equal"):
-        if family_of(value) != family_of(wanted):
-            return False
-        reached = {"greater": value > wanted, "greater_or_equal": value >= wanted, "less": value < wanted}
-        return bool(reached.get(op or "", value <= wanted))
+    if op in _TEXT_TESTS or op == "matches":
+        return isinstance(value, str) and isinstance(wanted, str) and _is_found(value, other)
+    if op in _COMPARISONS:
+        return family_of(value) == family_of(wanted) and bool(_COMPARISONS[op](value, wanted))
     return True
+
+
+def _is_found(value: str, other: Condition) -> bool:
+    """Whether a test of texts is true of this one."""
+    if other.op == "matches":
+        return matcher(other.value, other.ignore_case)(value)
+    wanted = other.value
+    if other.ignore_case:
+        value, wanted = value.casefold(), wanted.casefold()
+    return _TEXT_TESTS[other.op or ""](value, wanted)
 
 
 def _same(one: Any, other: Any) -> bool:

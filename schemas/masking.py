@@ -87,8 +87,13 @@ class Mask:
 
 def without_numbers(text: str) -> str:
     """Text in which every run of 13 or more digits is replaced by how many they are; no more of it than a line or two."""
-    shown = _DIGITS.sub(lambda found: f"<{sum(map(str.isdigit, found[0]))} digits>", text)
+    shown = without_long_numbers(text)
     return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}<{len(text):,} characters>"
+
+
+def without_long_numbers(text: str) -> str:
+    """Text in which every run of 13 or more digits, perhaps set apart, is replaced by how many they are."""
+    return _DIGITS.sub(lambda found: f"<{sum(map(str.isdigit, found[0]))} digits>", text)
 
 
 def described(value: bytes | None) -> str:

@@ -29,6 +29,11 @@ _FORMS = {
     "list_type": "must be a list; write [A, B] or lines that begin with -",
     "tuple_type": "must be a list; write [A, B] or lines that begin with -",
     "too_short": "is empty; give at least one",
+    "string_too_short": "is empty; write something",
+    "bool_type": "must be true or false; write one, without quotes",
+    "bool_parsing": "must be true or false; write one, without quotes",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be a whole number; write one, without quotes"),
+    **dict.fromkeys(("float_type", "float_parsing"), "must be a number; write one, without quotes"),
 }
 
 
@@ -110,8 +115,8 @@ def _follows(where: Path, kind: str, path: Path, found: Mapping[Path, Problem], 
     parent = path[:-1]
     if path[: len(where)] == where and (path == where or kind in ("missing", "too_short")):
         return True
-    if isinstance(parent[-1], int) and where[: len(parent)] == parent:
-        return True  # of a rule in a list, what is wrong with its form was seen at once
+    if (isinstance(parent[-1], int) or parent[-1] == "not") and where[: len(parent)] == parent:
+        return True  # of a rule in a list, and of a condition, what is wrong with its form was seen at once
     # A section, a misspelt key, or what was left out in the hope to see more: its parent may well need it.
     meant_otherwise = path not in found or "did you mean" in found[path].reason or isinstance(_at(path, data), dict)
     return parent == where and meant_otherwise
@@ -150,7 +155,7 @@ def _misfit(one: Mapping[str, Any], given: Any) -> str:
 
 def _choice(given: Any, expected: str) -> str:
     choices = [choice.strip("'") for choice in expected.replace(" or ", ", ").split(", ")]
-    close = difflib.get_close_matches(given, choices, n=1, cutoff=0.5) if isinstance(given, str) else []
+    close = difflib.get_close_matches(given, choices, n=1, cutoff=0.6) if isinstance(given, str) else []
     return f"must be one of {', '.join(choices)}" + (f"; did you mean {close[0]}?" if close else "; choose one")
 
 

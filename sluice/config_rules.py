@@ -70,8 +70,8 @@ def _topics(pipelines: dict[str, Any], streams: dict[str, Any], references: dict
         *((("reference", name, "topic"), one.get("topic"), f"reference {name}") for name, one in references.items()),
     ]
     for where, topic, purpose in named:
-        if not isinstance(topic, str):
-            continue
+        if not isinstance(topic, str) or not topic:
+            continue  # the model reports it
         if not _TOPIC.fullmatch(topic) or topic in (".", ".."):
             yield Problem(where, "is no topic name; use letters, digits, '.', '_' and '-', at most 249")
         elif topic in taken:

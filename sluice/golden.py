@@ -36,7 +36,7 @@ def _failures(config: Config, test: GoldenTest, keys: Keys) -> Iterator[str]:
     made = Pipeline(test.pipeline, config.pipelines[test.pipeline], keys, tables)
     for name, entries in test.reference.items():
         if name not in config.reference:
-            yield f"there is no reference {name}; name one of {', '.join(config.reference) or 'none'}"
+            yield f"there is no reference {name}; known: {', '.join(config.reference) or 'none'}"
         lines = [Line(n, _bytes(entry), key=str(entry.get("id")).encode()) for n, entry in enumerate(entries)]
         for line in lines:
             if tables.apply(name, [line]):

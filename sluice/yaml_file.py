@@ -28,7 +28,8 @@ class Problem(NamedTuple):
         """`where` as it is written: `pipelines.events.drop[0]`."""
         text = ""
         for part in self.where:
-            text += f"[{part}]" if isinstance(part, int) else f".{shown(part)}"
+            plain = part if isinstance(part, int) else shown(part)
+            text += f"[{plain}]" if isinstance(part, int) or part.startswith(".") else f".{plain}"
         return text.lstrip(".")
 
 

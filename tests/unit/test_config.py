@@ -199,6 +199,49 @@ def test_what_is_wrong_is_said(problems: Any, text: str, path: str, reason: str)
     assert reason in found[path], found
 
 
+@pytest.mark.parametrize(
+    ("stages", "path"),
+    [
+        ("routes: {a: [{not: {field: .id, op: equals, value: 1}}]}", "routes.a[0].not.op"),
+        ("routes: {a: [{any: [{not: {field: .id, op: equals, value: 1}}]}]}", "routes.a[0].any[0].not.op"),
+        ("sample: {one_in: 2, always: [{not: {field: .id, op: equals}}]}", "sample.always[0].not.op"),
+        ("encrypt: [{field: .event, key: k, algorithm: AES-512}]", "encrypt[0].algorithm"),
+        ("set: {.id: text}", "set[.id]"),
+    ],
+)
+def test_one_mistake_is_one_problem(problems: Any, stages: str, path: str) -> None:
+    found = problems(SMALL.replace("schema: event", f"schema: event, {stages}") + "keys: {provider: env}")
+    assert list(found) == [f"pipelines.events.{path}"]
+
+
+@pytest.mark.parametrize(
+    ("section", "path", "reason"),
+    [
+        ("kafka: {brokers: [a:1], partitions: many}", "kafka.partitions", "must be a whole number"),
+        ("kafka: {brokers: [a:1], partitions: 1.5}", "kafka.partitions", "must be a whole number"),
+        ("pipelines: {a: {from: '', schema: event}}", "pipelines.a.from", "is empty"),
+        ("pipelines: {a: {from: r, schema: event, gate: on}}", "pipelines.a.gate", "choose one"),
+        (
+            "pipelines: {a: {from: r, schema: event, encrypt: [{field: .id, key: k, pre_authorisation: 3}]}}",
+            "pipelines.a.encrypt[0].pre_authorisation",
+            "must be true or false",
+        ),
+    ],
+)
+def test_a_wrong_form_is_said_in_words_of_ours(problems: Any, section: str, path: str, reason: str) -> None:
+    assert reason in problems(section)[path]
+
+
+@pytest.mark.parametrize(
+    "condition", ["op: matches, value: '4111111111111111('", "op: in_cidr, value: '4111111111111111'"]
+)
+def test_no_card_number_is_in_what_is_said_of_a_config(problems: Any, condition: str) -> None:
+    routes = f"routes: {{a: [{{field: .event, {condition}}}]}}"
+    found = problems(SMALL.replace("schema: event", f"schema: event, {routes}"))
+    assert "<16 digits>" in str(found)
+    assert "4111111111111111" not in str(found)
+
+
 def test_two_streams_may_not_write_under_the_same_keys(problems: Any) -> None:
     stream = "{from: [events.success], s3: {bucket: abc, prefix: p/}}"
     found = problems(f"{SMALL}streams: {{one: {stream}, two: {stream}}}")

@@ -249,10 +249,10 @@ def leaves(draw: Any) -> Condition:
     if op == "in":
         return condition(field, op, draw(st.lists(SCALAR, min_size=1, max_size=4)))
     if op in ("starts_with", "matches", "in_cidr"):
-        return condition(field, op, "10.0.0.0/8" if op == "in_cidr" else draw(st.sampled_from(["a", "^1", ""])))
-    return condition(
-        field, op, draw(SCALAR if op in ("equal", "not_equal", "contains") else st.integers() | st.text(max_size=5))
-    )
+        return condition(field, op, "10.0.0.0/8" if op == "in_cidr" else draw(st.sampled_from(["a", "^1", " "])))
+    if op == "contains":
+        return condition(field, op, draw(SCALAR.filter(lambda value: value != "")))
+    return condition(field, op, draw(SCALAR if op in ("equal", "not_equal") else st.integers() | st.text(max_size=5)))
 
 
 @settings(max_examples=300)

@@ -277,6 +277,33 @@ def test_routes_that_never_match_are_refused(one: dict[str, Any], other: dict[st
 
 
 @pytest.mark.parametrize(
+    ("op", "value", "ignore_case", "meets"),
+    [
+        ("starts_with", "Sale", False, True),
+        ("starts_with", "sale", False, False),
+        ("starts_with", "sale", True, True),
+        ("ends_with", "Sale", False, False),
+        ("contains", "1", False, True),
+        ("contains", "2", True, False),
+        ("matches", "^sale [0-9]$", True, True),
+        ("matches", "^sale", False, False),
+    ],
+)
+def test_a_text_that_a_route_demands_must_meet_the_other_tests_of_it(
+    op: str, value: str, ignore_case: bool, meets: bool
+) -> None:
+    conditions = [
+        {"field": ".event", "op": "equal", "value": "Sale 1"},
+        {"field": ".event", "op": op, "value": value, "ignore_case": ignore_case},
+    ]
+    if meets:
+        made = pipeline(routes={"a": conditions})
+        assert process(made, {"event": "Sale 1"}).routes == ["a"]
+    else:
+        assert "exclude each other" in problems(routes={"a": conditions})["routes.a"]
+
+
+@pytest.mark.parametrize(
     ("one", "other"),
     [
         ({"op": "equal", "value": 1}, {"op": "in", "value": [1, 3]}),
