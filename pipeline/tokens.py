@@ -6,13 +6,13 @@ import os
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import b2a_base64
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, AESGCMSIV
 
 from pipeline.ciphers import DecryptionFailed, as_text
-from pipeline.keys import Key, Keys
+from pipeline.keys import Key, Keys, UnknownKey
 
 TokenAlgorithm = Literal["AES-256-GCM", "AES-256-GCM-SIV"]
 TOKEN_ALGORITHMS: tuple[TokenAlgorithm, ...] = get_args(TokenAlgorithm)
@@ -75,24 +75,40 @@ def open_token(
     given = token.split(":")
     if len(given) != len(_HEAD) + 4 or tuple(given[:3]) != (*_HEAD, algorithm):
         raise DecryptionFailed(f"no token of {algorithm}; check which rule wrote the value")
-    key = keys.find(name, given[-3])
     try:
         nonce, sealed = map(_from_url_safe, given[-2:])
     except ValueError:
         raise DecryptionFailed(
             "the token was cut off or changed: its last two parts are not base64url as it is written"
         ) from None
+
+    def made() -> Key | None:
+        others = (one for one in keys if one.name == name and one.id != given[-3])
+        return next((one for one in others if _opened(algorithm, one, nonce, sealed, bound) is not None), None)
+
+    try:
+        key = keys.find(name, given[-3])
+    except UnknownKey:
+        if other := made():
+            raise DecryptionFailed(
+                f"the token names a version of its key that there is not, and was made with {other}; check who changed an id"
+            ) from None
+        raise
     plain = _opened(algorithm, key, nonce, sealed, bound)
     if plain is None:
-        others = (one for one in keys if one.name == name and one.id != key.id)
-        made = next((one for one in others if _opened(algorithm, one, nonce, sealed, bound) is not None), None)
-        if made is not None:
-            raise DecryptionFailed(f"the token names {key}, and was made with {made}; check who changed its key id")
+        if other := made():
+            raise DecryptionFailed(f"the token names {key}, and was made with {other}; check who changed its key id")
         record = f", or beside another {' and '.join(bind)}" if bind else ""
         raise DecryptionFailed(
             f"the token was changed, was written in another field or pipeline{record}, or {key} was another key then"
         )
     return as_text(plain, key)
+
+
+def key_id_of(token: Any) -> str | None:
+    """The id of the key that a token names; None for what is none."""
+    given = token.split(":") if isinstance(token, str) else []
+    return given[-3] if len(given) == len(_HEAD) + 4 else None
 
 
 def _opened(algorithm: TokenAlgorithm, key: Key, nonce: bytes, sealed: bytes, bound: bytes) -> bytes | None:

@@ -4,6 +4,7 @@ import gzip
 import io
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any, BinaryIO, cast
@@ -15,7 +16,7 @@ from pipeline.encryption import DecryptionFailed, decrypt_field
 from pipeline.keys import Keys, UnknownKey
 from pipeline.paths import Names, parse, resolve
 from pipeline.paths import text as path_text
-from pipeline.tokens import TOKEN
+from pipeline.tokens import TOKEN, key_id_of
 from schemas.structs import record_type
 from schemas.subjects import load
 from sluice.config import Config
@@ -47,9 +48,11 @@ def run(config: Config, pipeline: str | None, source: BinaryIO, out: BinaryIO) -
 
     `source` may be packed with gzip or zstd. `pipeline` is the one whose rules encrypted; it may be left out where only one has
     any. Vectors and key ids are taken out, search tokens stay. A field that does not decrypt stays as it is, and is said on
-    stderr: then UserError at the end. Blocks as `source` and `out` do. Raises OSError, and UserError for what is not there.
+    stderr: then UserError at the end. Said there too is when nothing was found to decrypt, and where a version of a key was
+    guessed. Blocks as `source` and `out` do. Raises OSError, and UserError for what is not there.
     """
-    undo = Decryption(config, _pipeline(config, pipeline), to_decrypt(config))
+    name = _pipeline(config, pipeline)
+    undo = Decryption(config, name, to_decrypt(config))
     failed = 0
     for number, line in enumerate(_lines(source), start=1):
         if not line.strip():
@@ -68,6 +71,11 @@ def run(config: Config, pipeline: str | None, source: BinaryIO, out: BinaryIO) -
         if reasons and failed <= _MOST_SAID:
             sys.stderr.write(f"line {number}: {'; '.join(reasons)}\n")
     out.flush()
+    for field, count in undo.guessed.items():
+        said = f"{count} lines name no version of the key of {field}: the active one was taken"
+        sys.stderr.write(f"{said}, which gives nonsense where it was another\n")
+    if not failed and not undo.decrypted:
+        sys.stderr.write(f"no line holds a field that pipeline {name} encrypts: nothing was decrypted\n")
     if failed:
         more = f" ({failed - _MOST_SAID} are not named)" if failed > _MOST_SAID else ""
         raise UserError(f"{failed} lines were not decrypted, or not in all fields{more}; see above", Exit.FAILED)
@@ -77,21 +85,31 @@ class Decryption:
     """The `encrypt` rules of one pipeline, undone in routed records."""
 
     def __init__(self, config: Config, pipeline: str, keys: Keys) -> None:
-        rules = config.pipelines[pipeline].encrypt
-        record = record_type(load(config.pipelines[pipeline].subject))
+        rules, self._keys = config.pipelines[pipeline].encrypt, keys
+        record = record_type(load(config.pipelines[pipeline].subject), config.pipelines[pipeline].extra_fields())
         self._fields = [_Field(pipeline, rule, keys, resolve(rule.field, record).kind == "string") for rule in rules]
         self._paths = {field.path for field in self._fields}
+        self._subject = config.pipelines[pipeline].subject
+        self._names = frozenset(record.__struct_encode_fields__)
+        self.decrypted = 0
+        """How many fields came back."""
+        self.guessed: Counter[str] = Counter()
+        """Where a version of a key that may be another was taken, by field."""
 
     def __call__(self, record: dict[str, Any]) -> list[str]:
         """Put the clear values of a record back, in place, and take vectors and key ids out. Returns what stays encrypted, and
         why; never a value."""
         reasons = []
+        if record and self._names.isdisjoint(record):
+            reasons.append(f"has no field of {self._subject}; give the records themselves, one on each line")
         for field in self._fields:
             try:
-                field.decrypt(record)
-            except (_Undone, UnknownKey) as error:
+                if field.decrypt(record):
+                    self.decrypted += 1
+                    self.guessed.update([field.rule.field] if field.was_guessed else [])
+            except _Undone as error:
                 reasons.append(f"{field.rule.field}: {error}")
-            except DecryptionFailed as error:
+            except (DecryptionFailed, UnknownKey) as error:
                 other = self._written_for(field, record)
                 moved = f"the token is that of {other}, and was moved here; put it back there"
                 reasons.append(f"{field.rule.field}: {moved if other else error}")
@@ -102,10 +120,12 @@ class Decryption:
     def _written_for(self, field: "_Field", record: dict[str, Any]) -> str:
         """The other field that a value which does not open belongs to; "" if none can be told.
 
-        Only keys that were just used are tried: for others somebody may have to be asked who refuses.
+        Only keys that are at hand are tried: for others somebody may have to be asked who refuses.
         """
-        others = (one for one in self._fields if one.rule.is_token and one.rule.key == field.rule.key)
         token = at(record, field.path)
+        id_ = key_id_of(token)
+        at_hand = {key.name for key in self._keys if key.id == id_} | {field.rule.key}
+        others = (one for one in self._fields if one.rule.is_token and one.rule.key in at_hand)
         return next((one.rule.field for one in others if one is not field and one.opens(record, token)), "")
 
 
@@ -117,13 +137,23 @@ class _Field:
         self._pipeline, self._keys, self._is_text = pipeline, keys, is_text
         self.path = parse(rule.field)
         self._added = [parse(path) for path in (rule.iv_field, rule.key_id_field) if path]
+        self._has_versions = sum(key.name == rule.key for key in keys) > 1
+        self.was_guessed = False
+        """Whether the record that was decrypted last did not say which of several versions of the key it was."""
 
-    def decrypt(self, record: dict[str, Any]) -> None:
-        """Put the clear value back, in place. Does nothing where the field is not there. Raises _Undone, DecryptionFailed and
+    def decrypt(self, record: dict[str, Any]) -> bool:
+        """Put the clear value back, in place; False where the field is not there. Raises _Undone, DecryptionFailed and
         UnknownKey."""
         rule, value = self.rule, at(record, self.path)
+        for depth in range(1, len(self.path)):
+            if not isinstance(around := at(record, self.path[:depth]), dict | None):
+                raise _Undone(
+                    f"{path_text(self.path[:depth])} is no object; check that the record is one of this pipeline"
+                )
+            if around is None:
+                return False
         if value is None:
-            return
+            return False
         if not isinstance(value, str):
             raise _Undone(
                 "holds no text, so it is not encrypted by this rule; check that the record is one of this pipeline"
@@ -138,6 +168,8 @@ class _Field:
         parent[cast(str, self.path[-1])] = clear if self._is_text else _read(clear)
         for path in self._added:
             take_away(record, path)
+        self.was_guessed = rule.key_id_field is not None and key_id is None and self._has_versions
+        return True
 
     def opens(self, record: dict[str, Any], token: Any) -> bool:
         """Whether a token was written in this field, beside what the record holds."""

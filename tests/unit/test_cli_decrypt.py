@@ -166,7 +166,9 @@ def test_every_way_to_break_a_token_has_its_own_error_and_none_gives_a_value(
     )
     assert said(token[:-1] + "!").startswith("the token was cut off or changed: its last two parts are not base64url")
     assert said(json.loads(line)["user"]).startswith("the token is that of .user, and was moved here")
-    assert said(token.replace(":1:", ":7:")).startswith("there is no version '7' of key 'b'; put it back")
+    assert said(token.replace(":1:", ":7:")) == (
+        "the token names a version of its key that there is not, and was made with b/1; check who changed an id"
+    )
     assert said("Zoë").startswith("no token of AES-256-GCM; check which rule wrote the value")
     old = {"id": "1", "state": "decrypt-only", "text": "y" * 31 + "b"}
     new = {"id": "2", "state": "active", "text": "qr" * 16}
@@ -174,6 +176,58 @@ def test_every_way_to_break_a_token_has_its_own_error_and_none_gives_a_value(
     assert (
         said(token.replace(":1:", ":2:")) == "the token names b/2, and was made with b/1; check who changed its key id"
     )
+    keys(b=[new])
+    with pytest.raises(UserError):
+        run(config, line)
+    assert ".cc_name: there is no version '1' of key 'b'; put it back" in capsys.readouterr().err
+
+
+def test_a_token_that_was_moved_is_known_under_another_key_too(
+    config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.pipelines["events"].encrypt[3] = config.pipelines["events"].encrypt[3].model_copy(update={"key": "c"})
+    (line,) = encrypted(config, SALE)
+    record = json.loads(line)
+    record["transaction"]["cc"]["cc_name"] = record["user"]
+    with pytest.raises(UserError):
+        run(config, json.dumps(record).encode())
+    assert ".transaction.cc.cc_name: the token is that of .user, and was moved here" in capsys.readouterr().err
+
+
+def test_records_of_something_else_are_no_success(config: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    (line,) = encrypted(config, SALE)
+    for record, reason in (
+        ({"route": "success", "value": None}, "has no field of event; give the records themselves"),
+        ({"transaction": {"cc": [1]}}, ".transaction.cc.cc_number: .transaction.cc is no object"),
+        ({"transaction": "none"}, ".transaction.total_price: .transaction is no object"),
+    ):
+        with pytest.raises(UserError, match="1 lines were not decrypted"):
+            run(config, json.dumps(record).encode())
+        assert reason in capsys.readouterr().err
+    assert run(config, line)
+    assert "nothing was decrypted" not in capsys.readouterr().err
+
+
+def test_that_there_was_nothing_to_decrypt_is_said(config: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    for record in ({"id": 1, "transaction": None}, {"id": 1, "user": None}, {}):
+        assert run(config, json.dumps(record).encode()) == [record]
+        assert capsys.readouterr().err == "no line holds a field that pipeline events encrypts: nothing was decrypted\n"
+
+
+def test_that_a_version_was_guessed_is_said(config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = json.loads(encrypted(config, SALE)[0])
+    del record["transaction"]["cc"]["cc_number_key"]
+    line = json.dumps(record).encode()
+    assert run(config, line + b"\n" + line) == [SALE | {"transaction": run(config, line)[0]["transaction"]}] * 2
+    assert capsys.readouterr().err == ""
+    file = tmp_path / "keys.yaml"
+    content = yaml.safe_load(file.read_text())
+    content["a"].append({"id": "0", "state": "decrypt-only", "text": "pq" * 16})
+    file.unlink()
+    file.write_text(yaml.safe_dump(content))
+    file.chmod(0o400)
+    run(config, line + b"\n" + line)
+    assert "2 lines name no version of the key of .transaction.cc.cc_number" in capsys.readouterr().err
 
 
 def test_nobody_is_asked_for_another_key_because_a_token_does_not_open(config: Config) -> None:

@@ -97,6 +97,8 @@ def test_a_token_opens_only_where_it_belongs() -> None:
             open_token("AES-256-GCM", keys, "two", where, what)
         assert "4111" not in str(caught.value)
     with pytest.raises(UnknownKey, match="2026-11"):
+        open_token("AES-256-GCM", Keys([Key("two", "2027-01", bytes(32))]), "two", bound, token)
+    with pytest.raises(DecryptionFailed, match="was made with two/2027-01"):
         open_token("AES-256-GCM", Keys([Key("two", "2027-01", TWO.material)]), "two", bound, token)
 
 
