@@ -21,6 +21,7 @@ from stream.records import Record
 
 _KINDS = ("imei", "imsi", "iccid", "msisdn")
 _IN_A_FIELD = re.compile(rb'":"?-?\Z')
+_ENDS_A_VALUE = (b'"', b",", b"}", b"]")
 _FIELD_BYTES = 4
 """As much as that takes."""
 _headers = attrgetter("headers")
@@ -81,7 +82,8 @@ class Gate:
         if any(digits in one for one in self._hidden(record) if isinstance(one, str)):
             return True
         # An id is one where it stands as a value of its own: in its field, or as the whole key.
-        alone = whole.removeprefix(b"-") == card.digits or _IN_A_FIELD.search(before) is not None
+        ends = whole[card.at :].removeprefix(card.digits)[:1] in _ENDS_A_VALUE
+        alone = whole.removeprefix(b"-") == card.digits or (_IN_A_FIELD.search(before) is not None and ends)
         return alone and digits in (str(one).removeprefix("-") for one in self._ids(record))
 
     def _place(self, record: Any, digits: str) -> str:

@@ -1,4 +1,7 @@
-"""What a card number is: it begins and is as long as an issuer's are, and passes Luhn's check (ISO/IEC 7812-1)."""
+"""What a card number is, and what else of a card nobody may keep.
+
+A number begins and is as long as an issuer's are, and passes Luhn's check (ISO/IEC 7812-1).
+"""
 
 import re
 
@@ -13,6 +16,8 @@ ISSUED = (
     rb"|(?:5018|5020|5038|5[68][0-9]{2}|6304|6759|676[1-3])[0-9]{9,15})"  # Maestro
 )
 """A pattern of the numbers that issuers give out."""
+SECURITY_CODES = frozenset({"cc_cvv", "cvv", "cvv2", "cvc", "cvc2", "cid", "track1", "track2", "pin"})
+"""What fields are called that hold what PCI DSS 3.3.1 lets nobody keep."""
 _ISSUED = re.compile(ISSUED)
 _DOUBLED = bytes((2 * (byte - 48) - 9 * (byte > 52)) if 48 <= byte <= 57 else 0 for byte in range(256))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from schemas.cards import is_card_number
+from schemas.cards import SECURITY_CODES, is_card_number
 from schemas.drift import parsed
 from schemas.fields import Field
 
@@ -37,7 +37,8 @@ class Mask:
         everywhere = [field for top in fields for field in top.walk()]
         open_names = {_plain(field.name) for field in everywhere if not field.sensitive}
         self._names = {_plain(field.name) for field in everywhere if field.sensitive} - open_names
-        """What only sensitive fields are called: hidden inside open fields too."""
+        self._names |= set(map(_plain, SECURITY_CODES))
+        """What only sensitive fields are called, and security codes: hidden inside open fields too."""
 
     def __call__(self, value: bytes | None) -> str:
         """A record's value, pretty, or in angle brackets what it is if it is no JSON object. Raises nothing."""

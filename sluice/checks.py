@@ -12,6 +12,7 @@ from pipeline.config_checks import never_true
 from pipeline.keys import DEAD_LETTERS, Keys
 from pipeline.paths import is_within, parse, touches
 from pipeline.paths import text as path_text
+from schemas.cards import SECURITY_CODES
 from schemas.registry import Breaks, RegistryUnavailable, subject_name
 from schemas.registry import opened as opened_registry
 from schemas.subjects import load
@@ -25,7 +26,6 @@ from sluice.topics import cluster, remedy
 from sluice.wiring import make_sink, topic_specs
 from stream.certificates import problems
 
-_SECURITY_CODES = frozenset({"cc_cvv", "cvv", "cvv2", "cvc", "cvc2", "cid", "track1", "track2", "pin"})
 SIGNS = {"ok": "✓", "warning": "!", "error": "✗", "unavailable": "✗"}
 CARD = ("transaction", "cc")
 """The object that holds a card."""
@@ -179,7 +179,7 @@ def _security_codes(pipeline: PipelineConfig, path: str) -> list[str]:
     return [
         path_text(one)
         for one in within
-        if one[-1] in _SECURITY_CODES and not any(is_within(one, outer) for outer in gone)
+        if one[-1] in SECURITY_CODES and not any(is_within(one, outer) for outer in gone)
     ]
 
 

@@ -175,9 +175,10 @@ def try_(file: Path, pipeline: str, source: BinaryIO, as_csv: bool, references: 
 
         explained(config, pipeline, source, references)
         return
+    from sluice.terminal import stdout
     from sluice.trial import run
 
-    run(config, pipeline, source, sys.stdout.buffer, as_csv, references)
+    run(config, pipeline, source, stdout(), as_csv, references)
 
 
 @sluice.command()
@@ -191,8 +192,9 @@ def decrypt(file: Path, source: BinaryIO, pipeline: str | None) -> None:
     """
     config = read_config(file)
     from sluice.decrypt import run
+    from sluice.terminal import stdout
 
-    run(config, pipeline, source, sys.stdout.buffer)
+    run(config, pipeline, source, stdout())
 
 
 @sluice.command()

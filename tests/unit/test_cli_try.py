@@ -4,6 +4,8 @@ import base64
 import csv
 import io
 import json
+import os
+import pty
 import re
 import shutil
 import subprocess
@@ -240,3 +242,20 @@ def test_every_known_example_is_taken_and_every_drift_is_counted(
         },
         "usage": {"number-text", "timestamp"},
     }[subject]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [[], ["--csv"]])
+def test_a_terminal_is_told_nothing_by_a_record(folder: Path, options: list[str]) -> None:
+    record = json.dumps({"id": 1, "event_type": {"description": "\x1b[2J\x9b2J Zoë"}}, ensure_ascii=False).encode()
+    command = [ROOT / ".venv/bin/sluice", "try", folder / "data-streamer.yaml", "events", *options]
+    terminal, end = pty.openpty()
+    done = subprocess.run(command, input=record, stdout=end, stderr=subprocess.PIPE, timeout=60, check=True)
+    os.close(end)
+    shown = os.read(terminal, 10_000).decode()
+    os.close(terminal)
+
+    assert done.stderr == b""
+    assert r"\u001b[2J\u009b2J Zoë" in shown
+    assert not set(shown) & {"\x1b", "\x9b"}
+    piped = subprocess.run(command, input=record, capture_output=True, timeout=60, check=True).stdout.decode()
+    assert "\x9b2J Zoë" in piped

@@ -238,6 +238,8 @@ def test_an_id_is_one_in_its_field_and_as_a_key_and_nowhere_else() -> None:
     assert [why.path for _, why in process(record).dead] == [".description"]
     assert [why.path for _, why in process({"id": int(CARD), "detail": {"x": CARD}}).dead] == []
     assert process(Raw(json.dumps({"id": int(CARD)}).encode(), key=b"x" + CARD.encode())).dead != []
+    for text in (f"{CARD} was paid with", " ".join(CARD[at : at + 4] for at in range(0, 16, 4))):
+        assert [why.path for _, why in process({"id": int(CARD), "description": text}).dead] == [".description"]
 
 
 def test_headers_of_ours_are_none_of_a_records() -> None:

@@ -79,6 +79,13 @@ def test_inside_open_fields_sensitive_names_are_hidden_in_any_spelling() -> None
     }
 
 
+@pytest.mark.parametrize("name", ["cvv", "CVV2", "cvc", "cc-cvv", "Track_2", "pin"])
+def test_security_codes_are_hidden_wherever_they_are(name: str) -> None:
+    assert shown({"detail": {"card": {name: "123", "kind": "debit"}}})["detail"] == {
+        "card": {name: "<text of 3 characters>", "kind": "debit"}
+    }
+
+
 def test_what_a_pipeline_encrypts_is_hidden_with_all_that_is_in_it() -> None:
     mask = Mask(load("event").fields, [("device", "name"), ("access",), ("detail", "quota")])
     record = {
