@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from itertools import accumulate, chain, islice
 from typing import Any, ClassVar
 
+import google_crc32c
 from aiokafka.consumer import fetcher
 from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
 from aiokafka.errors import CorruptRecordException, KafkaError
@@ -26,6 +27,8 @@ LARGE_BYTES = 16 * 1024
 """Records of this size and more are taken one at a time, so that what is taken stays near its limit."""
 _BATCH_LENGTH = slice(8, 12)
 """Of a batch, how many bytes follow behind these (kafka.apache.org/documentation/#recordbatch)."""
+_MAGIC, _CRC, _CHECKED = 16, 17, 21
+"""Where a batch says its version, where its checksum is in version 2, and from where on that is of."""
 
 
 class Answer:
@@ -35,6 +38,7 @@ class Answer:
         self._data = data
         self._parser = MemoryRecords(data)
         self._start = self._end = 0
+        self._batch: Any = None
 
     def size_in_bytes(self) -> int:
         size: int = self._parser.size_in_bytes()
@@ -47,7 +51,20 @@ class Answer:
     def next_batch(self) -> Any:
         head = self._data[self._end : self._end + 12]
         self._start, self._end = self._end, self._end + 12 + int.from_bytes(head[_BATCH_LENGTH], "big")
-        return self._parser.next_batch()
+        self._batch = self._parser.next_batch()
+        return self._batch
+
+    def is_whole(self) -> bool:
+        """Whether the batch that was given last has the checksum that it says.
+
+        aiokafka's own look takes a tenth of the time of unpacking, as it does without the processor's instruction for it.
+        """
+        data, start = self._data, self._start
+        if data[start + _MAGIC] != 2:
+            whole: bool = self._batch.validate_crc()
+            return whole
+        checksum: int = google_crc32c.value(data[start + _CHECKED : self._end])
+        return checksum == int.from_bytes(data[start + _CRC : start + _CHECKED], "big")
 
     @property
     def batch(self) -> bytes:
@@ -175,7 +192,7 @@ class Unpacking:
             return False
         batch = self._batch = fetched._records.next_batch()
         self._records = iter(())
-        if not batch.validate_crc():
+        if not fetched._records.is_whole():
             raise CorruptRecordException(
                 f"the checksum of a batch of {fetched._tp.topic}/{fetched._tp.partition} is wrong"
             )
