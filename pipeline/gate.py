@@ -62,15 +62,16 @@ class Gate:
         `raw`, `batch` and `values` go together: the record as it came, as it is now, and as JSON.
         """
         texts = [*values, *[record.key or b"" for record in raw]]
-        owners = [*range(len(batch))] * 2
+        headed: list[int] = []
         for at, headers in enumerate(map(_headers, raw)):
             if headers:
                 beside = [one for one in headers if not one[0].startswith(OWN_HEADERS)]
                 texts += [b"%s %s" % (name.encode(), value or b"") for name, value in beside]
-                owners += [at] * len(beside)
+                headed += [at] * len(beside)
         found: dict[int, str] = {}
         for one in self._search(texts):
-            owner = owners[one.text]
+            behind = one.text - 2 * len(values)
+            owner = one.text % len(values) if behind < 0 else headed[behind]
             if owner not in found and not self._is_another_kind(one, texts[one.text], batch[owner]):
                 found[owner] = self._place(batch[owner], one.digits.decode()) if one.text < len(values) else ""
         return found

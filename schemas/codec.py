@@ -1,6 +1,7 @@
 """JSON or Avro in, checked and ordered records; records out as JSON."""
 
 import io
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -76,30 +77,27 @@ class Codec:
         The reasons hold no traceback, in which the record would be.
         """
         batch: list[Any] = []
-        slow: set[int] = set()
+        slow: dict[int, Any] = {}
         refused: dict[int, Refused] = {}
+
+        def take_slowly(position: int) -> None:
+            try:
+                slow[position] = self.decode_slowly(values[position])
+            except Refused as why:
+                refused[position] = Refused(why.reason, why.path)
+
         decoding = map(self.decode_fast, values)
         while not _is_extended(batch, decoding):
-            position = len(batch) + len(refused)
-            if (record := self._slowly(position, values, refused)) is not None:
-                batch.append(record)
-                slow.add(len(batch) - 1)
-        fast = [at for at in range(len(batch)) if at not in slow] if slow else range(len(batch))
-        if unsettled := self.settle([batch[at] for at in fast] if slow else batch):
-            kept = [position for position in range(len(values)) if position not in refused]
+            take_slowly(len(batch) + len(slow) + len(refused))
+        if unsettled := self.settle(batch):
+            fast = [position for position in range(len(values)) if position not in slow and position not in refused]
             for at in reversed(unsettled):
-                if (record := self._slowly(kept[fast[at]], values, refused)) is not None:
-                    batch[fast[at]] = record
-                else:
-                    del batch[fast[at]]
+                del batch[at]
+                take_slowly(fast[at])
+        gone = sorted(refused)
+        for position in sorted(slow):
+            batch.insert(position - bisect_left(gone, position), slow[position])
         return batch, sorted(refused.items())
-
-    def _slowly(self, position: int, values: Sequence[bytes | None], refused: dict[int, Refused]) -> Any:
-        try:
-            return self.decode_slowly(values[position])
-        except Refused as why:
-            refused[position] = Refused(why.reason, why.path)
-            return None
 
     def decode_slowly(self, value: bytes | None) -> Any:
         """The same for a record that `decode_fast` did not take."""
