@@ -131,15 +131,15 @@ def _check_value(op: str, value: Any) -> None:
         raise ValueError(f"{op} compares with text; put the value in quotes")
     if op in ("greater", "greater_or_equal", "less", "less_or_equal") and isinstance(value, bool):
         raise ValueError(f"{op} compares numbers or texts, not true and false; use equal")
-    if op == "contains" or op in _TEXT_ONLY:
+    if op in _TEXT_ONLY:
         for item in items:
             _check_text(op, item)
 
 
-def _check_text(op: str, text: Any) -> None:
+def _check_text(op: str, text: str) -> None:
     """What a text is looked through for."""
-    if text == "":
-        raise ValueError(f"{op} with nothing is true of every text; write what to look for, or use is_string")
+    if text == "" and op != "in_cidr":
+        raise ValueError(_EVERY_TEXT.format(op))
     if op == "matches":
         try:
             matcher(text)
@@ -190,6 +190,8 @@ def _misfit(leaf: Condition, at: Location) -> str:
         )
     if (leaf.op in _TEXT_ONLY or leaf.op == "contains") and family != "text":
         return f"{at.path} holds {_WORDS[family]}, and {leaf.op} looks at text; use equal or in"
+    if leaf.op == "contains" and leaf.value == "":
+        return _EVERY_TEXT.format(leaf.op)
     for value in leaf.value if isinstance(leaf.value, list) else [leaf.value]:
         if family_of(value) != family:
             return (
@@ -198,6 +200,7 @@ def _misfit(leaf: Condition, at: Location) -> str:
     return ""
 
 
+_EVERY_TEXT = "{} with nothing is true of every text; write what to look for, or use is_string"
 _REMEDY: dict[Family, str] = {
     "text": "put the value in quotes",
     "number": "write a number without quotes",

@@ -13,6 +13,7 @@ from pipeline.card_search import CardSearch
 from pipeline.conditions import TYPE_TESTS, UNMATCHED, comparisons
 from pipeline.contradictions import contradiction
 from pipeline.encryption_checks import wrong_encryption
+from pipeline.gate import KINDS
 from pipeline.gone import Gone
 from pipeline.paths import InvalidPath, Problem, described, is_within, parts, resolve, touches
 from pipeline.shaping import fitting
@@ -20,6 +21,7 @@ from schemas.fields import Field
 from schemas.settling import Settling
 from schemas.structs import record_type
 from schemas.subjects import load
+from schemas.values import value_fault
 
 if TYPE_CHECKING:
     from pipeline.config import PipelineConfig
@@ -87,10 +89,11 @@ def _wrong_values(config: "PipelineConfig", record: type[msgspec.Struct]) -> Ite
             continue
         if reason := _other_form(value, at.names, config):
             yield Problem(place, f"{path} {reason}")
-        if not any(is_within(at.names, parts(rule.field)) for rule in config.encrypt) and _is_a_card(
-            value, at.names, config
-        ):
-            yield Problem(place, f"{path} would hold the number of a card in every record; set something else")
+        hidden = [*(rule.field for rule in config.encrypt), *(rule.field for rule in config.redact)]
+        leaves = not any(is_within(at.names, parts(field)) for field in hidden)
+        if config.gate == "refuse" and leaves and _is_a_card(value, at.names, config):
+            reason = f"{path} would hold the number of a card, and the gate refuse every record; set something else"
+            yield Problem(place, reason)
     if config.rename and load(config.subject).columns:
         reason = f"{config.subject} is delivered, and its names are a promise to those who read it; remove it"
         yield Problem(("rename",), reason)
@@ -130,7 +133,7 @@ def never_true(config: "PipelineConfig") -> Iterator[str]:
 
 def _is_a_card(value: Any, names: Sequence[str], config: "PipelineConfig") -> bool:
     """Whether the gate would find a card number in this."""
-    return not _field(names, config).number_kind and any(CardSearch()([msgspec.json.encode(value)]))
+    return not _field(names, config).number_kind and any(CardSearch(KINDS)([msgspec.json.encode(value)]))
 
 
 def _field(names: Sequence[str], config: "PipelineConfig") -> Field:
@@ -141,7 +144,7 @@ def _other_form(value: Any, names: Sequence[str], config: "PipelineConfig") -> s
     """Why a value is none that a record is delivered with; "" if it is."""
     field = _field(names, config)
     drift, owner = Counter[str](), SimpleNamespace(**{field.name: copy.deepcopy(value)})
-    if Settling((field,), drift)([owner]):
+    if (field.kind in ("object", "json") and value_fault(value, len(field.path))) or Settling((field,), drift)([owner]):
         return "is nested too deep, or holds a number beyond 64 bits or a double; correct the value"
     settled = getattr(owner, field.name)
     if settled != value:

@@ -19,11 +19,11 @@ from schemas.fields import Field
 from stream.reader import OWN_HEADERS
 from stream.records import Record
 
-_KINDS = ("imei", "imsi", "iccid", "msisdn")
-_IN_A_FIELD = re.compile(rb'":"?-?\Z')
-_ENDS_A_VALUE = (b'"', b",", b"}", b"]")
-_FIELD_BYTES = 4
-"""As much as that takes."""
+KINDS = ("imei", "imsi", "iccid", "msisdn")
+"""Kinds of numbers that are no cards' by their name alone, in fields of any schema and keys of open fields."""
+_IN_A_FIELD = re.compile(rb'[^\\]":("?)-?\Z')
+_FIELD_BYTES = 5
+"""As much as that takes. A quote behind a backslash ends no name: it stands in a text."""
 _headers = attrgetter("headers")
 _NO_SEPARATORS = str.maketrans("", "", " -")
 
@@ -47,13 +47,13 @@ class Gate:
         whole = list(map(parse, encrypted))
         numbers = [field for top in fields for field in top.walk() if field.number_kind]
         marked = [field for field in numbers if not _is_below(parse(field.text_path), whole)]
-        kinds = [resolve(field.text_path, record) for field in marked if field.number_kind in _KINDS]
-        ids = [resolve(field.text_path, record) for field in marked if field.number_kind not in _KINDS]
+        kinds = [resolve(field.text_path, record) for field in marked if field.number_kind in KINDS]
+        ids = [resolve(field.text_path, record) for field in marked if field.number_kind not in KINDS]
         self._marked = {field.path for field in marked}
         self._kinds = _values(kinds)
         self._ids = _values(ids)
         self._hidden = _values([resolve(path, record) for path in hidden])
-        self._search = CardSearch(_KINDS)
+        self._search = CardSearch(KINDS)
 
     def __call__(self, raw: Sequence[Record], batch: Sequence[Any], values: Sequence[bytes]) -> dict[int, str]:
         """Which records of a batch hold a card number in clear, and the path of the field; "" if it is in the key, or in a header
@@ -77,15 +77,12 @@ class Gate:
         return found
 
     def _is_another_kind(self, card: Found, whole: bytes, record: Any) -> bool:
-        before, digits = whole[max(0, card.at - _FIELD_BYTES) : card.at], card.digits.decode()
+        digits = card.digits.decode()
         if digits in map(str, self._kinds(record)):
             return True
         if any(digits in one for one in self._hidden(record) if isinstance(one, str)):
             return True
-        # An id is one where it stands as a value of its own: in its field, or as the whole key.
-        ends = whole[card.at :].removeprefix(card.digits)[:1] in _ENDS_A_VALUE
-        alone = whole.removeprefix(b"-") == card.digits or (_IN_A_FIELD.search(before) is not None and ends)
-        return alone and digits in (str(one).removeprefix("-") for one in self._ids(record))
+        return _is_alone(card, whole) and digits in (str(one).removeprefix("-") for one in self._ids(record))
 
     def _place(self, record: Any, digits: str) -> str:
         """The path of the first field of the schema that holds these digits, or is an object that does."""
@@ -93,6 +90,17 @@ class Gate:
             if digits in held.translate(_NO_SEPARATORS) and names not in self._marked:
                 return text(names)
         return ""
+
+
+def _is_alone(card: Found, whole: bytes) -> bool:
+    """Whether a number is a value of its own, in a field or as the whole key: only there it may be an id."""
+    if whole.removeprefix(b"-") == card.digits:
+        return True
+    end = card.at + len(card.digits)
+    field = _IN_A_FIELD.search(whole[max(0, card.at - _FIELD_BYTES) : card.at])
+    if field is None or whole[card.at : end] != card.digits:
+        return False
+    return whole[end : end + 1] in ((b'"',) if field[1] else (b",", b"}", b"]"))
 
 
 def _is_below(names: Names, outer: Sequence[Names]) -> bool:

@@ -16,8 +16,7 @@ ISSUED = (
     rb"|(?:5018|5020|5038|5[68][0-9]{2}|6304|6759|676[1-3])[0-9]{9,15})"  # Maestro
 )
 """A pattern of the numbers that issuers give out."""
-SECURITY_CODES = frozenset({"cc_cvv", "cvv", "cvv2", "cvc", "cvc2", "cid", "track1", "track2", "pin"})
-"""What fields are called that hold what PCI DSS 3.3.1 lets nobody keep."""
+_SECURITY_CODE = re.compile(r".*(?:cvv|cvc|securitycode|cardcode).*|pin|pincode|cid|track[12](?:data)?")
 _ISSUED = re.compile(ISSUED)
 _DOUBLED = bytes((2 * (byte - 48) - 9 * (byte > 52)) if 48 <= byte <= 57 else 0 for byte in range(256))
 
@@ -30,6 +29,11 @@ def is_card_number(digits: bytes) -> bool:
 def is_issued(digits: bytes) -> bool:
     """Whether an issuer's numbers begin like these digits and are as long."""
     return _ISSUED.fullmatch(digits) is not None
+
+
+def is_security_code(name: str) -> bool:
+    """Whether a field is called as those are that hold what PCI DSS 3.3.1 lets nobody keep, in any spelling."""
+    return _SECURITY_CODE.fullmatch(re.sub(r"[^a-z0-9]", "", name.lower())) is not None
 
 
 def passes_luhn(digits: bytes) -> bool:

@@ -5,13 +5,14 @@ anything anywhere.
 """
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
 import msgspec
 
-from schemas.cards import SECURITY_CODES, is_card_number
+from schemas.cards import LONGEST, SHORTEST, is_card_number, is_security_code
 from schemas.drift import parsed
 from schemas.fields import Field
 
@@ -37,8 +38,7 @@ class Mask:
         everywhere = [field for top in fields for field in top.walk()]
         open_names = {_plain(field.name) for field in everywhere if not field.sensitive}
         self._names = {_plain(field.name) for field in everywhere if field.sensitive} - open_names
-        self._names |= set(map(_plain, SECURITY_CODES))
-        """What only sensitive fields are called, and security codes: hidden inside open fields too."""
+        """What only sensitive fields are called: hidden inside open fields too, as security codes are."""
 
     def __call__(self, value: bytes | None) -> str:
         """A record's value, pretty, or in angle brackets what it is if it is no JSON object. Raises nothing."""
@@ -75,7 +75,8 @@ class Mask:
         return _scalar(value, exempt=field.number_kind != "")
 
     def _open(self, value: Any, path: Path) -> Any:
-        if path in self._secret or _plain(str(path[-1])) in self._names:
+        name = str(path[-1])
+        if path in self._secret or _plain(name) in self._names or is_security_code(name):
             return None if value is None else _kind_of(value)
         if type(value) is dict:
             return {without_numbers(name): self._open(below, (*path, name)) for name, below in value.items()}
@@ -88,13 +89,20 @@ class Mask:
 
 def without_numbers(text: str) -> str:
     """Text in which every run of 13 or more digits is replaced by how many they are; no more of it than a line or two."""
-    shown = without_long_numbers(text)
+    shown = _DIGITS.sub(lambda found: f"<{sum(map(str.isdigit, found[0]))} digits>", text)
     return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}<{len(text):,} characters>"
 
 
-def without_long_numbers(text: str) -> str:
-    """Text in which every run of 13 or more digits, perhaps set apart, is replaced by how many they are."""
-    return _DIGITS.sub(lambda found: f"<{sum(map(str.isdigit, found[0]))} digits>", text)
+def without_cards(text: str) -> str:
+    """Text in which every run of digits that holds a card number, perhaps set apart, is replaced by how many they are."""
+
+    def hidden(found: re.Match[str]) -> str:
+        digits = "".join(str(unicodedata.digit(one)) for one in found[0] if one.isdigit()).encode()
+        starts = range(len(digits) - SHORTEST + 1)
+        cards = any(is_card_number(digits[at : at + size]) for at in starts for size in range(SHORTEST, LONGEST + 1))
+        return f"<{len(digits)} digits>" if cards else found[0]
+
+    return _DIGITS.sub(hidden, text)
 
 
 def described(value: bytes | None) -> str:
@@ -126,7 +134,13 @@ def visible(text: str) -> str:
     """Text for a terminal: what is not printable, but line ends, as its code."""
     if text.isprintable():
         return text
-    return "".join(one if one.isprintable() or one == "\n" else f"\\u{ord(one):04x}" for one in text)
+    return "".join(one if one.isprintable() or one == "\n" else _code(one) for one in text)
+
+
+def _code(character: str) -> str:
+    """As JSON writes it: beyond U+FFFF in two halves."""
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
 
 
 def _kind_of(value: Any) -> str:

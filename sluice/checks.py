@@ -12,7 +12,7 @@ from pipeline.config_checks import never_true
 from pipeline.keys import DEAD_LETTERS, Keys
 from pipeline.paths import is_within, parse, touches
 from pipeline.paths import text as path_text
-from schemas.cards import SECURITY_CODES
+from schemas.cards import is_security_code
 from schemas.registry import Breaks, RegistryUnavailable, subject_name
 from schemas.registry import opened as opened_registry
 from schemas.subjects import load
@@ -179,7 +179,7 @@ def _security_codes(pipeline: PipelineConfig, path: str) -> list[str]:
     return [
         path_text(one)
         for one in within
-        if one[-1] in SECURITY_CODES and not any(is_within(one, outer) for outer in gone)
+        if is_security_code(str(one[-1])) and not any(is_within(one, outer) for outer in gone)
     ]
 
 

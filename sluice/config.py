@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from pipeline.config import Condition, PipelineConfig
 from pipeline.paths import parse
-from schemas.masking import without_long_numbers
 from schemas.registry import RegistryConfig
 from sinks.http import HttpConfig
 from sinks.kinesis import KinesisConfig
@@ -42,7 +41,8 @@ class ReferenceConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     topic: str = Field(
-        description="A compacted topic: its keys are ids as text, its values JSON objects; null deletes an entry."
+        min_length=1,
+        description="A compacted topic: its keys are ids as text, its values JSON objects; null deletes an entry.",
     )
 
 
@@ -171,9 +171,10 @@ def load(file: Path) -> Config:
     data = _with_absolute_paths(document.data, file.resolve().parent)
     found = [*config_problems.problems(Config, data), *crosswise(data)]
     found = [one for one in found if not any(one.where[: len(where)] == where for where in document.unset)]
-    found = [Problem(one.where, without_long_numbers(document.without_values(one.reason))) for one in found]
+    found = [Problem(one.where, document.without_values(one.reason)) for one in found]
     if found or document.problems:
-        raise ConfigError(file, list(config_problems.in_order([*document.problems, *found], data)))
+        ordered = config_problems.in_order([*document.problems, *found], data)
+        raise ConfigError(file, [one.without_cards() for one in ordered])
     return Config.model_validate(data, by_alias=True, by_name=False)
 
 

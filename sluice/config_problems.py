@@ -32,8 +32,12 @@ _FORMS = {
     "string_too_short": "is empty; write something",
     "bool_type": "must be true or false; write one, without quotes",
     "bool_parsing": "must be true or false; write one, without quotes",
-    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be a whole number; write one, without quotes"),
-    **dict.fromkeys(("float_type", "float_parsing"), "must be a number; write one, without quotes"),
+    "path_type": "must be text; put it in quotes",
+    **dict.fromkeys(
+        ("int_type", "int_parsing", "int_parsing_size", "int_from_float"),
+        "must be a whole number; write one, without quotes",
+    ),
+    **dict.fromkeys(("float_type", "float_parsing", "finite_number"), "must be a number; write one, without quotes"),
 }
 
 
@@ -115,11 +119,16 @@ def _follows(where: Path, kind: str, path: Path, found: Mapping[Path, Problem], 
     parent = path[:-1]
     if path[: len(where)] == where and (path == where or kind in ("missing", "too_short")):
         return True
-    if (isinstance(parent[-1], int) or parent[-1] == "not") and where[: len(parent)] == parent:
+    if _is_rule(parent) and where[: len(parent)] == parent:
         return True  # of a rule in a list, and of a condition, what is wrong with its form was seen at once
     # A section, a misspelt key, or what was left out in the hope to see more: its parent may well need it.
     meant_otherwise = path not in found or "did you mean" in found[path].reason or isinstance(_at(path, data), dict)
     return parent == where and meant_otherwise
+
+
+def _is_rule(where: Path) -> bool:
+    """Whether this is a rule in a list, or a condition within one: `routes.a[0]`, `routes.a[0].not`."""
+    return isinstance(where[-1], int) or (where[-1] == "not" and len(where) > 1 and _is_rule(where[:-1]))
 
 
 def _reason(model: type[BaseModel], where: Path, one: Mapping[str, Any], given: Any) -> str:

@@ -7,7 +7,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Literal, cast
 
 import msgspec
 
@@ -72,8 +72,8 @@ def run(config: Config, pipeline: str | None, source: BinaryIO, out: BinaryIO) -
             sys.stderr.write(f"line {number}: {'; '.join(reasons)}\n")
     out.flush()
     for field, count in undo.guessed.items():
-        said = f"{count} lines name no version of the key of {field}: the active one was taken"
-        sys.stderr.write(f"{said}, which gives nonsense where it was another\n")
+        said = f"{count} {'line names' if count == 1 else 'lines name'} no version of the key of {field}"
+        sys.stderr.write(f"{said}: the active one was taken, which gives nonsense where it was another\n")
     if not failed and not undo.decrypted:
         sys.stderr.write(f"no line holds a field that pipeline {name} encrypts: nothing was decrypted\n")
     if failed:
@@ -104,27 +104,29 @@ class Decryption:
             reasons.append(f"has no field of {self._subject}; give the records themselves, one on each line")
         for field in self._fields:
             try:
-                if field.decrypt(record):
-                    self.decrypted += 1
-                    self.guessed.update([field.rule.field] if field.was_guessed else [])
+                version = field.decrypt(record)
+                self.decrypted += version is not None
+                if version == "guessed":
+                    self.guessed[field.rule.field] += 1
             except _Undone as error:
                 reasons.append(f"{field.rule.field}: {error}")
             except (DecryptionFailed, UnknownKey) as error:
-                other = self._written_for(field, record)
+                other = self._written_for(field, record, has_key=isinstance(error, DecryptionFailed))
                 moved = f"the token is that of {other}, and was moved here; put it back there"
                 reasons.append(f"{field.rule.field}: {moved if other else error}")
         strays = (path for path in _tokens(record) if path not in self._paths)
         reasons += [f"{path_text(path)}: a token, where no rule writes one" for path in strays]
         return reasons
 
-    def _written_for(self, field: "_Field", record: dict[str, Any]) -> str:
+    def _written_for(self, field: "_Field", record: dict[str, Any], *, has_key: bool) -> str:
         """The other field that a value which does not open belongs to; "" if none can be told.
 
-        Only keys that are at hand are tried: for others somebody may have to be asked who refuses.
+        Only keys that are at hand are tried, the field's own among them if it `has_key`: for others somebody may have to be
+        asked who refuses.
         """
         token = at(record, field.path)
         id_ = key_id_of(token)
-        at_hand = {key.name for key in self._keys if key.id == id_} | {field.rule.key}
+        at_hand = {key.name for key in self._keys if key.id == id_} | ({field.rule.key} if has_key else set())
         others = (one for one in self._fields if one.rule.is_token and one.rule.key in at_hand)
         return next((one.rule.field for one in others if one is not field and one.opens(record, token)), "")
 
@@ -138,12 +140,10 @@ class _Field:
         self.path = parse(rule.field)
         self._added = [parse(path) for path in (rule.iv_field, rule.key_id_field) if path]
         self._has_versions = sum(key.name == rule.key for key in keys) > 1
-        self.was_guessed = False
-        """Whether the record that was decrypted last did not say which of several versions of the key it was."""
 
-    def decrypt(self, record: dict[str, Any]) -> bool:
-        """Put the clear value back, in place; False where the field is not there. Raises _Undone, DecryptionFailed and
-        UnknownKey."""
+    def decrypt(self, record: dict[str, Any]) -> Literal["known", "guessed"] | None:
+        """Put the clear value back, in place. Returns whether it is certain which of the key's versions it was; None where the
+        field is not there. Raises _Undone, DecryptionFailed and UnknownKey."""
         rule, value = self.rule, at(record, self.path)
         for depth in range(1, len(self.path)):
             if not isinstance(around := at(record, self.path[:depth]), dict | None):
@@ -151,9 +151,9 @@ class _Field:
                     f"{path_text(self.path[:depth])} is no object; check that the record is one of this pipeline"
                 )
             if around is None:
-                return False
+                return None
         if value is None:
-            return False
+            return None
         if not isinstance(value, str):
             raise _Undone(
                 "holds no text, so it is not encrypted by this rule; check that the record is one of this pipeline"
@@ -168,8 +168,7 @@ class _Field:
         parent[cast(str, self.path[-1])] = clear if self._is_text else _read(clear)
         for path in self._added:
             take_away(record, path)
-        self.was_guessed = rule.key_id_field is not None and key_id is None and self._has_versions
-        return True
+        return "guessed" if not rule.is_token and key_id is None and self._has_versions else "known"
 
     def opens(self, record: dict[str, Any], token: Any) -> bool:
         """Whether a token was written in this field, beside what the record holds."""

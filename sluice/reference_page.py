@@ -25,8 +25,9 @@ HEAD = """\
 One YAML file describes everything. `sluice check FILE --offline` shows all that is wrong with it at once; `sluice check FILE`
 also looks at what it names. Everything but `kafka` and one pipeline may be left out. Unknown keys are refused.
 
-- `${VAR}` anywhere in a value is taken from the environment. No problem quotes what comes from there. Names of keys, topics and
-  buckets are shown wherever they came from: put secrets in the keys that are for secrets.
+- `${VAR}` anywhere in a value is taken from the environment. No problem quotes what comes from there, but for values of three
+  characters and less. Names of keys, topics and buckets are shown wherever they came from: put secrets in the keys that are for
+  secrets.
 - Relative paths count from the config file's folder.
 - Fields of records are written as paths: `.transaction.cc.cc_number`.
 - Pipelines and streams share one namespace of names: `a-z`, `0-9`, `-` and `_`. A pipeline NAME writes to `NAME.success`,

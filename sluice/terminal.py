@@ -9,7 +9,7 @@ from schemas.masking import visible
 
 def stdout() -> BinaryIO:
     """Standard output, in bytes, to be written in whole lines. On a terminal what is not printable comes as its code
-    (`\\u001b`), which in JSON is the same; in a file or pipe every byte comes as it is."""
+    (`\\u001b`), which in JSON is the same, and in CSV looks as that text would; in a file or pipe every byte comes as it is."""
     out = sys.stdout.buffer
     return cast(BinaryIO, _Shown(out)) if out.isatty() else out
 

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from schemas.masking import without_cards
+
 # `${VAR}` in unquoted text is no YAML inside {...}: signs for private use stand in for it while YAML is read. One for each
 # character, so that the columns in YAML's errors are right.
 _IN_TEXT = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -32,6 +34,11 @@ class Problem(NamedTuple):
             text += f"[{plain}]" if isinstance(part, int) or part.startswith(".") else f".{plain}"
         return text.lstrip(".")
 
+    def without_cards(self) -> "Problem":
+        """The same without card numbers, which a config may hold by mistake."""
+        where = tuple(without_cards(part) if isinstance(part, str) else part for part in self.where)
+        return Problem(where, without_cards(self.reason))
+
 
 class Unreadable(Exception):
     """A file that holds no YAML mapping. The text says where and what to do; it quotes nothing of a value."""
@@ -52,7 +59,8 @@ class Document:
         """`text` with the environment's values replaced by the names of their variables."""
         for name, value in sorted(self.given.items(), key=lambda one: -len(one[1])):
             if len(value) > 3:
-                text = text.replace(value, f"${{{name}}}")
+                for written in (value, repr(value)[1:-1]):
+                    text = text.replace(written, f"${{{name}}}")
         return text
 
 
@@ -148,4 +156,9 @@ def _completed(value: Any, where: Path, document: Document, environment: Mapping
             document.problems.append(Problem(where, reason))
         return f"unset-{name}"
 
-    return _HIDDEN.sub(variable, value)
+    value = _HIDDEN.sub(variable, value)
+    if not value.isascii() and (whole := value.encode(errors="replace").decode()) != value:
+        document.unset.add(where)
+        document.problems.append(Problem(where, "holds half of a character (a surrogate); write it in one piece"))
+        return whole
+    return value

@@ -228,6 +228,10 @@ def test_that_a_version_was_guessed_is_said(config: Config, tmp_path: Path, caps
     file.chmod(0o400)
     run(config, line + b"\n" + line)
     assert "2 lines name no version of the key of .transaction.cc.cc_number" in capsys.readouterr().err
+    unnamed = config.pipelines["events"].encrypt[0].model_copy(update={"key_id_field": None})
+    config.pipelines["events"].encrypt[0] = unnamed
+    run(config, line)
+    assert "1 line names no version of the key of .transaction.cc.cc_number" in capsys.readouterr().err
 
 
 def test_nobody_is_asked_for_another_key_because_a_token_does_not_open(config: Config) -> None:
@@ -243,7 +247,17 @@ def test_nobody_is_asked_for_another_key_because_a_token_does_not_open(config: C
     config.pipelines["events"].encrypt[2] = other
     reasons = decrypt.Decryption(config, "events", keys)(record)
     assert [reason.partition(":")[0] for reason in reasons] == [".transaction.cc.cc_name"]
-    assert keys.asked == {"a", "b"}
+    assert set(keys.asked) == {"a", "b"}
+
+
+def test_who_refuses_a_key_is_asked_once_for_each_field(config: Config) -> None:
+    record = json.loads(encrypted(config, SALE)[0])
+    rules = config.pipelines["events"].encrypt
+    keys = Asked(Keys(key for key in loaded(config) if key.name != "b"))
+    reasons = decrypt.Decryption(config, "events", keys)(record)
+    of_b = [rule.field for rule in rules if rule.key == "b"]
+    assert [reason.partition(":")[0] for reason in reasons] == of_b
+    assert keys.asked.count("b") == len(of_b)
 
 
 class Asked(Keys):
@@ -251,10 +265,10 @@ class Asked(Keys):
 
     def __init__(self, keys: Keys) -> None:
         super().__init__(keys)
-        self.asked: set[str] = set()
+        self.asked: list[str] = []
 
     def find(self, name: str, id_: str) -> Key:
-        self.asked.add(name)
+        self.asked.append(name)
         return super().find(name, id_)
 
 

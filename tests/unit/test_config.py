@@ -207,6 +207,11 @@ def test_what_is_wrong_is_said(problems: Any, text: str, path: str, reason: str)
         ("sample: {one_in: 2, always: [{not: {field: .id, op: equals}}]}", "sample.always[0].not.op"),
         ("encrypt: [{field: .event, key: k, algorithm: AES-512}]", "encrypt[0].algorithm"),
         ("set: {.id: text}", "set[.id]"),
+        ("set: {.detail: {a: .nan}}", "set[.detail]"),
+        ("set: {.detail: {a: -.inf}}", "set[.detail]"),
+        ("set: {.detail: {a: 1.0e+400}}", "set[.detail]"),
+        ('set: {.event: "\\ud800"}', "set[.event]"),
+        ('set: {.detail: {a: "\\ud800"}}', "set[.detail].a"),
     ],
 )
 def test_one_mistake_is_one_problem(problems: Any, stages: str, path: str) -> None:
@@ -220,6 +225,8 @@ def test_one_mistake_is_one_problem(problems: Any, stages: str, path: str) -> No
         ("kafka: {brokers: [a:1], partitions: many}", "kafka.partitions", "must be a whole number"),
         ("kafka: {brokers: [a:1], partitions: 1.5}", "kafka.partitions", "must be a whole number"),
         ("pipelines: {a: {from: '', schema: event}}", "pipelines.a.from", "is empty"),
+        ("reference: {x: {topic: ''}}", "reference.x.topic", "is empty"),
+        ("streams: {not: {from: [events.success], json_style: x}}", "streams.not", "exactly one destination"),
         ("pipelines: {a: {from: r, schema: event, gate: on}}", "pipelines.a.gate", "choose one"),
         (
             "pipelines: {a: {from: r, schema: event, encrypt: [{field: .id, key: k, pre_authorisation: 3}]}}",
@@ -233,13 +240,26 @@ def test_a_wrong_form_is_said_in_words_of_ours(problems: Any, section: str, path
 
 
 @pytest.mark.parametrize(
-    "condition", ["op: matches, value: '4111111111111111('", "op: in_cidr, value: '4111111111111111'"]
+    "condition",
+    [
+        "op: matches, value: '4111111111111111('",
+        "op: in_cidr, value: 4111-1111-1111-1111",
+        "op: in_cidr, value: '4111111111111111'",
+    ],
 )
 def test_no_card_number_is_in_what_is_said_of_a_config(problems: Any, condition: str) -> None:
     routes = f"routes: {{a: [{{field: .event, {condition}}}]}}"
     found = problems(SMALL.replace("schema: event", f"schema: event, {routes}"))
     assert "<16 digits>" in str(found)
-    assert "4111111111111111" not in str(found)
+    assert "4111" not in str(found)
+
+
+def test_other_numbers_are_shown_in_what_is_said_of_a_config(problems: Any) -> None:
+    condition = "{field: .event, op: in_cidr, value: 192.168.100.100/24}"
+    found = problems(SMALL.replace("schema: event", f"schema: event, routes: {{a: [{condition}]}}"))
+    assert "192.168.100.100/24" in str(found)
+    found = problems(SMALL.replace("schema: event", "schema: event, routes: {4111111111111111: [x]}"))
+    assert "4111" not in str(found)
 
 
 def test_two_streams_may_not_write_under_the_same_keys(problems: Any) -> None:

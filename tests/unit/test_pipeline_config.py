@@ -146,6 +146,11 @@ def test_wrong_forms_do_not_hide_what_does_not_fit_the_schema() -> None:
         ({"deduplicate": {"by": [".id", '["id"]']}}, "deduplicate.by.1", "twice"),
         ({"set": {".description": "paid with 4111 1111 1111 1111"}}, "set..description", "the number of a card"),
         (
+            {"routes": {"all": [{"field": ".event", "op": "contains", "value": ""}]}},
+            "routes.all.0.value",
+            "true of every text",
+        ),
+        (
             {"routes": {"all": [{"field": ".event", "op": "matches", "value": ""}]}},
             "routes.all.0",
             "true of every text",
@@ -254,3 +259,20 @@ def test_models_are_frozen_and_hold_no_surprises() -> None:
         rule.key = "other"
     with pytest.raises(ValidationError):
         PipelineConfig.model_validate({"from": "r", "schema": "event", "kept": []})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"routes": {"a": [{"field": ".device.location", "op": "contains", "value": ""}]}},
+        {"routes": {"a": [{"field": ".detail.list", "op": "contains", "value": ""}]}},
+        {"set": {".endpoint.imei": "4000000000000002"}},
+        {"set": {".detail": {"imei": "4000000000000002"}}},
+        {"set": {".event": "4000000000000002"}, "gate": "count"},
+        {"set": {".event": "4000000000000002"}, "redact": [{"field": ".event", "with": "last4"}]},
+        {"set": {".event": "4000000000000002"}, "encrypt": [{"field": ".event", "key": "k"}]},
+        {"set": {".detail": {"a": 1.5}}},
+    ],
+)
+def test_what_is_odd_and_right_is_taken(changes: Any) -> None:
+    PipelineConfig.model_validate({"from": "raw", "schema": "event", **changes})

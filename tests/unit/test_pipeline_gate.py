@@ -238,7 +238,12 @@ def test_an_id_is_one_in_its_field_and_as_a_key_and_nowhere_else() -> None:
     assert [why.path for _, why in process(record).dead] == [".description"]
     assert [why.path for _, why in process({"id": int(CARD), "detail": {"x": CARD}}).dead] == []
     assert process(Raw(json.dumps({"id": int(CARD)}).encode(), key=b"x" + CARD.encode())).dead != []
-    for text in (f"{CARD} was paid with", " ".join(CARD[at : at + 4] for at in range(0, 16, 4))):
+    for text in (
+        *(f"{CARD}{behind}" for behind in (" was paid with", ", paid with", "}", "]x", ",")),
+        " ".join(CARD[at : at + 4] for at in range(0, 16, 4)),
+        json.dumps({"pan": int(CARD)}),
+        json.dumps({"pan": CARD}),
+    ):
         assert [why.path for _, why in process({"id": int(CARD), "description": text}).dead] == [".description"]
 
 

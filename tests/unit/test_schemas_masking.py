@@ -79,7 +79,7 @@ def test_inside_open_fields_sensitive_names_are_hidden_in_any_spelling() -> None
     }
 
 
-@pytest.mark.parametrize("name", ["cvv", "CVV2", "cvc", "cc-cvv", "Track_2", "pin"])
+@pytest.mark.parametrize("name", ["cvv", "CVV2", "cvc", "cc-cvv", "cvcCode", "security_code", "Track_2", "pin"])
 def test_security_codes_are_hidden_wherever_they_are(name: str) -> None:
     assert shown({"detail": {"card": {name: "123", "kind": "debit"}}})["detail"] == {
         "card": {name: "<text of 3 characters>", "kind": "debit"}
@@ -238,6 +238,7 @@ def test_what_a_terminal_would_obey_is_shown_as_its_code() -> None:
     said = MASK(json.dumps({"event": "\x1b[2J\x9b2J\u202egnp.exe", "\x07": 1}).encode())
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", said)
     assert visible("Zoë\n\x9b") == "Zoë\n\\u009b"
+    assert json.loads(visible('"\U000e0041"')) == "\U000e0041"
 
 
 def test_described_is_for_values_of_any_kind() -> None:
