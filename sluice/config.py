@@ -101,8 +101,9 @@ class GoldenTest(BaseModel):
 
     pipeline: str = Field(description="The pipeline that takes the record.")
     input: Any = Field(description="The record: an object, or the raw text of one.")
-    route: str | None = Field(
-        description="The route that it takes, or dead-letter; null if `sample` or `deduplicate` leaves it out."
+    route: str | list[str] | None = Field(
+        description="The route that it takes, or dead-letter; null if `sample` or `deduplicate` leaves it out. With `match: all`"
+        " one of its routes, or a list of all of them."
     )
     value: dict[str, Any] | None = Field(
         default=None,

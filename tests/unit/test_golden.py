@@ -122,3 +122,13 @@ def test_a_search_token_may_be_left_out_or_compared(tmp_path: Path) -> None:
     assert failed(tmp_path, SEARCHED, **test, value=clear) == []
     wrong = {"event": "t", "user": {"username": "ann", "hash": "x"}}
     assert failed(tmp_path, SEARCHED, **test, value=wrong) == ["tests[0]: .user.hash is another than expected"]
+
+
+def test_all_routes_that_a_record_takes_may_be_named(tmp_path: Path) -> None:
+    routes = {name: [{"field": ".event", "op": "starts_with", "value": name}] for name in ("a", "ab", "b")}
+    events = {"from": "raw", "schema": "event", "routes": routes, "match": "all"}
+    for named in ("a", "ab", ["a", "ab"], ["ab", "a"]):
+        assert failed(tmp_path, events, input={"event": "abc"}, route=named) == []
+    for named, said in (("b", "b"), (["a"], "a"), (["a", "ab", "b"], "a and ab and b")):
+        reason = f"tests[0]: it takes the route a and ab, not {said}"
+        assert failed(tmp_path, events, input={"event": "abc"}, route=named) == [reason]
