@@ -58,7 +58,7 @@ class Found(NamedTuple):
     """A card number in one of the texts."""
 
     text: int
-    """Which text, counted from 0."""
+    """Which text or line, counted from 0."""
     at: int
     """Where in it the number begins, in bytes."""
     digits: bytes
@@ -83,15 +83,17 @@ class CardSearch:
         self._offsets: Bytes = np.empty(_WINDOW, np.uint8)
         self._flags: list[Flags] = [np.empty(_WINDOW, np.bool_) for _ in range(4)]
 
-    def __call__(self, texts: Sequence[bytes]) -> Iterator[Found]:
-        """The card numbers in these texts, in UTF-8 or JSON."""
-        content = written = b"\n".join([b"", *texts, _BEHIND])
+    def __call__(self, texts: Sequence[bytes], lines: bytes = b"") -> Iterator[Found]:
+        """The card numbers in these texts, in UTF-8 or JSON, and in these lines, each with its end: they count on behind the
+        texts."""
+        content = written = b"".join([b"\n".join([b"", *texts, b""]), lines, _BEHIND])
         if _BACKSLASH in content and _ESCAPE in content:  # the first is seen ten times as fast
             content = _ESCAPED.sub(b"x" * _ESCAPE_BYTES, written)
         starts: list[int] = []
         for at, digits in self._numbers(content):
             if self._in_such_a_field is None or not self._in_such_a_field.search(written, max(0, at - _NAME_BYTES), at):
-                starts = starts or list(accumulate(map(len, texts), lambda start, size: start + size + 1, initial=1))
+                sizes = map(len, [*texts, *lines.split(b"\n")])
+                starts = starts or list(accumulate(sizes, lambda start, size: start + size + 1, initial=1))
                 text = bisect_right(starts, at) - 1
                 yield Found(text, at - starts[text], digits)
 

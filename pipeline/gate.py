@@ -55,25 +55,27 @@ class Gate:
         self._hidden = _values([resolve(path, record) for path in hidden])
         self._search = CardSearch(KINDS)
 
-    def __call__(self, raw: Sequence[Record], batch: Sequence[Any], values: Sequence[bytes]) -> dict[int, str]:
+    def __call__(self, raw: Sequence[Record], batch: Sequence[Any], lines: bytes) -> dict[int, str]:
         """Which records of a batch hold a card number in clear, and the path of the field; "" if it is in the key, or in a header
         that goes on with the record.
 
-        `raw`, `batch` and `values` go together: the record as it came, as it is now, and as JSON.
+        `raw`, `batch` and `lines` go together: the record as it came, as it is now, and as a line of JSON.
         """
-        texts = [*values, *[record.key or b"" for record in raw]]
+        beside = [record.key or b"" for record in raw]
         headed: list[int] = []
         for at, headers in enumerate(map(_headers, raw)):
             if headers:
-                beside = [one for one in headers if not one[0].startswith(OWN_HEADERS)]
-                texts += [b"%s %s" % (name.encode(), value or b"") for name, value in beside]
-                headed += [at] * len(beside)
-        found: dict[int, str] = {}
-        for one in self._search(texts):
-            behind = one.text - 2 * len(values)
-            owner = one.text % len(values) if behind < 0 else headed[behind]
-            if owner not in found and not self._is_another_kind(one, texts[one.text], batch[owner]):
-                found[owner] = self._place(batch[owner], one.digits.decode()) if one.text < len(values) else ""
+                others = [one for one in headers if not one[0].startswith(OWN_HEADERS)]
+                beside += [b"%s %s" % (name.encode(), value or b"") for name, value in others]
+                headed += [at] * len(others)
+        owners, found = [*range(len(raw)), *headed, *range(len(raw))], dict[int, str]()
+        texts: list[bytes] = []
+        for one in self._search(beside, lines):
+            texts = texts or [*beside, *lines.split(b"\n")]
+            owner, within = owners[one.text], one.text >= len(beside)
+            told = owner in found and not (within and found[owner] == "")  # a field tells more than a key
+            if not told and not self._is_another_kind(one, texts[one.text], batch[owner]):
+                found[owner] = self._place(batch[owner], one.digits.decode()) if within else ""
         return found
 
     def _is_another_kind(self, card: Found, whole: bytes, record: Any) -> bool:

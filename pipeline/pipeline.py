@@ -124,8 +124,8 @@ class Pipeline:
         done.unlike = len(self._unlike)
         self._unlike.clear()
         positions, batch, routes = self._encrypt(positions, batch, routes, done)
-        values = list(map(self._codec.encode, batch))
-        positions, routes, values = self._hold_back_cards(positions, routes, values, batch, records, done)
+        lines = self._codec.encode_lines(batch)
+        positions, routes, values = self._hold_back_cards(positions, routes, lines, batch, records, done)
         if self._deduplicate and self.forget(dead := {records[position].offset for position, _ in done.dead}):
             return self.process(records, partition, undelivered | dead)
         done.positions, done.routes, done.values = self._copy(positions, routes, values)
@@ -205,14 +205,15 @@ class Pipeline:
         self,
         positions: Sequence[int],
         routes: list[str],
-        values: list[bytes],
+        lines: bytes,
         batch: list[Any],
         raw: Sequence[Record],
         done: Processed,
     ) -> tuple[Sequence[int], list[str], list[bytes]]:
+        values = lines.split(b"\n")[:-1]
         if self._gate is None:
             return positions, routes, values
-        found = self._gate([raw[position] for position in positions], batch, values)
+        found = self._gate([raw[position] for position in positions], batch, lines)
         done.cards = len(found)
         if not found or self._config.gate == "count":
             return positions, routes, values

@@ -35,7 +35,8 @@ class Codec:
     it is goes through `decode_slowly` too.
 
     `encode(record)` gives JSON in UTF-8: keys in schema order, absent stays absent, null stays null, decimals as they were
-    written. `drift` counts normalisations by kind, since the start.
+    written. `encode_lines(records)` gives that of many, each with a line end. `drift` counts normalisations by kind, since the
+    start.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Codec:
             self.type, dec_hook=decoding_hook, float_hook=Decimal
         ).decode
         self.encode: Callable[[Any], bytes] = _encoder.encode
+        self.encode_lines: Callable[[Sequence[Any]], bytes] = _encoder.encode_lines
         held = sealed(subject.fields, encrypted)
         self.settle = Settling(held, self.drift)
         self._normalise = Normaliser(self.type, held, self.drift)

@@ -54,6 +54,11 @@ def test_what_every_place_by_itself_shows_is_found(given_texts: list[bytes]) -> 
     assert set(search(given_texts)) == expected
 
 
+@given(st.lists(texts, max_size=4), st.lists(texts.filter(lambda text: b"\n" not in text), max_size=4))
+def test_lines_are_looked_at_as_texts_are(beside: list[bytes], lines: list[bytes]) -> None:
+    assert list(SEARCH(beside, b"".join(line + b"\n" for line in lines))) == search([*beside, *lines])
+
+
 @pytest.mark.parametrize(
     "number", [VISA, AMEX, LONG, b"4111 1111 1111 1111", b"3782-822463-10005", b"4000-0000-0000-0000-006"]
 )

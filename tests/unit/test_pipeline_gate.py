@@ -145,8 +145,14 @@ def test_a_key_is_called_so_in_letters_alone_and_in_no_more_than_60(key: str, pa
 def test_a_name_at_the_end_of_one_record_is_none_of_a_number_that_begins_the_next() -> None:
     type_ = Codec(load("event")).type
     gate = Gate(type_, load("event").fields, [])
-    values = [b'{"imei":"', CARD.encode()]
-    assert gate([Raw(b""), Raw(b"")], [type_(), type_(description=CARD)], values) == {1: ".description"}
+    lines = b'{"imei":"\n%b\n' % CARD.encode()
+    assert gate([Raw(b""), Raw(b"")], [type_(), type_(description=CARD)], lines) == {1: ".description"}
+
+
+def test_a_record_with_a_number_in_key_headers_and_value_is_named_by_its_field() -> None:
+    record = Raw(json.dumps({"description": CARD}).encode(), key=CARD.encode(), headers=[("h", CARD.encode())])
+    beside = Raw(b'{"id":1}', key=b"a\nb", headers=[("h", CARD.encode())])
+    assert [(at, why.path) for at, why in process(beside, record, Raw(b"{}")).dead] == [(0, ""), (1, ".description")]
 
 
 def test_a_field_that_a_rule_covers_passes() -> None:
@@ -166,9 +172,11 @@ def test_what_rules_write_is_never_taken_for_a_card_number() -> None:
     codec = Codec(subject, [("description_iv",)])
     gate = Gate(codec.type, subject.fields, [".description", ".description_iv"])
     record = codec.type(description=CARD, description_iv=f"00{CARD}")
-    assert gate([Raw(b"")], [record], [codec.encode(record)]) == {}
+    assert gate([Raw(b"")], [record], codec.encode_lines([record])) == {}
     record.device = codec.type().device
-    assert Gate(codec.type, subject.fields, [])([Raw(b"")], [record], [codec.encode(record)]) == {0: ".description"}
+    assert Gate(codec.type, subject.fields, [])([Raw(b"")], [record], codec.encode_lines([record])) == {
+        0: ".description"
+    }
 
 
 @pytest.mark.parametrize("field", [".endpoint", ".imsi", ".user"])
