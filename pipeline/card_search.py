@@ -92,8 +92,9 @@ class CardSearch:
         starts: list[int] = []
         for at, digits in self._numbers(content):
             if self._in_such_a_field is None or not self._in_such_a_field.search(written, max(0, at - _NAME_BYTES), at):
-                sizes = map(len, [*texts, *lines.split(b"\n")])
-                starts = starts or list(accumulate(sizes, lambda start, size: start + size + 1, initial=1))
+                if not starts:
+                    sizes = map(len, [*texts, *lines.split(b"\n")])
+                    starts = list(accumulate(sizes, lambda start, size: start + size + 1, initial=1))
                 text = bisect_right(starts, at) - 1
                 yield Found(text, at - starts[text], digits)
 

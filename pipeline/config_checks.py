@@ -89,9 +89,7 @@ def _wrong_values(config: "PipelineConfig", record: type[msgspec.Struct]) -> Ite
             continue
         if reason := _other_form(value, at.names, config):
             yield Problem(place, f"{path} {reason}")
-        hidden = [*(rule.field for rule in config.encrypt), *(rule.field for rule in config.redact)]
-        leaves = not any(is_within(at.names, parts(field)) for field in hidden)
-        if config.gate == "refuse" and leaves and _is_a_card(value, at.names, config):
+        if config.gate == "refuse" and _leaves_as_card(value, at.names, config):
             reason = f"{path} would hold the number of a card, and the gate refuse every record; set something else"
             yield Problem(place, reason)
     if config.rename and load(config.subject).columns:
@@ -131,8 +129,11 @@ def never_true(config: "PipelineConfig") -> Iterator[str]:
                         yield f"route {label}: what {at.path} is compared with {reason}"
 
 
-def _is_a_card(value: Any, names: Sequence[str], config: "PipelineConfig") -> bool:
+def _leaves_as_card(value: Any, names: Sequence[str], config: "PipelineConfig") -> bool:
     """Whether the gate would find a card number in this."""
+    hidden = [*(rule.field for rule in config.encrypt), *(rule.field for rule in config.redact)]
+    if any(is_within(tuple(names), parts(field)) for field in hidden):
+        return False
     return not _field(names, config).number_kind and any(CardSearch(KINDS)([msgspec.json.encode(value)]))
 
 
@@ -144,8 +145,9 @@ def _other_form(value: Any, names: Sequence[str], config: "PipelineConfig") -> s
     """Why a value is none that a record is delivered with; "" if it is."""
     field = _field(names, config)
     drift, owner = Counter[str](), SimpleNamespace(**{field.name: copy.deepcopy(value)})
-    if (field.kind in ("object", "json") and value_fault(value, len(field.path))) or Settling((field,), drift)([owner]):
+    if field.kind in ("object", "json") and value_fault(value, len(field.path)):
         return "is nested too deep, or holds a number beyond 64 bits or a double; correct the value"
+    Settling((field,), drift)([owner])
     settled = getattr(owner, field.name)
     if settled != value:
         return f"is delivered in another form; write {settled}"
@@ -184,8 +186,8 @@ def _wrong_thinning(config: "PipelineConfig", record: type[msgspec.Struct], gone
         for where, path in conditions.fields(config.sample.always):
             yield from _unsteady((*always, *where, "field"), path, config, gone)
     if config.deduplicate is not None:
-        named += [(("deduplicate", "by", number), path) for number, path in enumerate(config.deduplicate.by)]
         for number, path in enumerate(config.deduplicate.by):
+            named.append((("deduplicate", "by", number), path))
             if path in config.deduplicate.by[:number]:
                 yield Problem(("deduplicate", "by", number), f"{path} stands there twice; remove one of them")
     for place, path in named:

@@ -30,6 +30,7 @@ _TEXT_TESTS: Mapping[str, Callable[[str, str], bool]] = {
     "ends_with": str.endswith,
     "contains": str.__contains__,
 }
+_OF_TEXTS = (*_TEXT_TESTS, "matches")
 
 
 def contradiction(conditions: Sequence[Condition]) -> str:
@@ -59,8 +60,8 @@ def _exclude(one: Condition, other: Condition) -> bool:
     """Whether no value meets both. May be False where none does."""
     if one.op in _ABSENT:
         return other.op not in _ABSENT and other.op != "exists"
-    alike = not other.ignore_case or other.op in _TEXT_TESTS or other.op == "matches"
-    if one.op in ("equal", "in") and not one.ignore_case and alike:
+    is_known = not other.ignore_case or other.op in _OF_TEXTS
+    if one.op in ("equal", "in") and not one.ignore_case and is_known:
         values = one.value if isinstance(one.value, list) else [one.value]
         return not any(_meets(value, other) for value in values)
     return _below(one, other)
@@ -84,7 +85,7 @@ def _meets(value: Any, other: Condition) -> bool:
         return isinstance(value, _TYPES[op]) and (op != "is_number" or not isinstance(value, bool))
     if op in ("equal", "in"):
         return any(_same(value, one) for one in (wanted if isinstance(wanted, list) else [wanted]))
-    if op in _TEXT_TESTS or op == "matches":
+    if op in _OF_TEXTS:
         return isinstance(value, str) and isinstance(wanted, str) and _is_found(value, other)
     if op in _COMPARISONS:
         return family_of(value) == family_of(wanted) and bool(_COMPARISONS[op](value, wanted))

@@ -72,8 +72,8 @@ def open_token(
     `bind` are the paths that the rule binds it to, for the error. A seal that does not hold says no more than that it does not:
     what was changed cannot be told from it.
     """
-    given = token.split(":")
-    if len(given) != len(_HEAD) + 4 or tuple(given[:3]) != (*_HEAD, algorithm):
+    given = _parts(token)
+    if tuple(given[:3]) != (*_HEAD, algorithm):
         raise DecryptionFailed(f"no token of {algorithm}; check which rule wrote the value")
     try:
         nonce, sealed = map(_from_url_safe, given[-2:])
@@ -107,8 +107,14 @@ def open_token(
 
 def key_id_of(token: Any) -> str | None:
     """The id of the key that a token names; None for what is none."""
-    given = token.split(":") if isinstance(token, str) else []
-    return given[-3] if len(given) == len(_HEAD) + 4 else None
+    given = _parts(token) if isinstance(token, str) else []
+    return given[-3] if given else None
+
+
+def _parts(token: str) -> list[str]:
+    """What a token is made of; nothing of what is none."""
+    given = token.split(":")
+    return given if len(given) == len(_HEAD) + 4 else []
 
 
 def _opened(algorithm: TokenAlgorithm, key: Key, nonce: bytes, sealed: bytes, bound: bytes) -> bytes | None:

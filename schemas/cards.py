@@ -33,7 +33,12 @@ def is_issued(digits: bytes) -> bool:
 
 def is_security_code(name: str) -> bool:
     """Whether a field is called as those are that hold what PCI DSS 3.3.1 lets nobody keep, in any spelling."""
-    return _SECURITY_CODE.fullmatch(re.sub(r"[^a-z0-9]", "", name.lower())) is not None
+    return _SECURITY_CODE.fullmatch(plain_name(name)) is not None
+
+
+def plain_name(name: str) -> str:
+    """A field's name whatever its spelling: small letters and digits, without what is between them."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def passes_luhn(digits: bytes) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from schemas.cards import LONGEST, SHORTEST, is_card_number, is_security_code
+from schemas.cards import LONGEST, SHORTEST, is_card_number, is_security_code, plain_name
 from schemas.drift import parsed
 from schemas.fields import Field
 
@@ -36,8 +36,8 @@ class Mask:
         self._fields = {field.name: field for field in fields}
         self._secret = frozenset(secret)
         everywhere = [field for top in fields for field in top.walk()]
-        open_names = {_plain(field.name) for field in everywhere if not field.sensitive}
-        self._names = {_plain(field.name) for field in everywhere if field.sensitive} - open_names
+        open_names = {plain_name(field.name) for field in everywhere if not field.sensitive}
+        self._names = {plain_name(field.name) for field in everywhere if field.sensitive} - open_names
         """What only sensitive fields are called: hidden inside open fields too, as security codes are."""
 
     def __call__(self, value: bytes | None) -> str:
@@ -76,7 +76,7 @@ class Mask:
 
     def _open(self, value: Any, path: Path) -> Any:
         name = str(path[-1])
-        if path in self._secret or _plain(name) in self._names or is_security_code(name):
+        if path in self._secret or plain_name(name) in self._names or is_security_code(name):
             return None if value is None else _kind_of(value)
         if type(value) is dict:
             return {without_numbers(name): self._open(below, (*path, name)) for name, below in value.items()}
@@ -172,7 +172,3 @@ def _scalar(value: Any, *, exempt: bool = False) -> Any:
 def _is_no_card(text: str) -> bool:
     """Whether it is a number of at most 20 digits that no issuer of cards gives out."""
     return text.isascii() and text.isdigit() and len(text) <= 20 and not is_card_number(text.encode())
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())

@@ -30,9 +30,8 @@ _FORMS = {
     "tuple_type": "must be a list; write [A, B] or lines that begin with -",
     "too_short": "is empty; give at least one",
     "string_too_short": "is empty; write something",
-    "bool_type": "must be true or false; write one, without quotes",
-    "bool_parsing": "must be true or false; write one, without quotes",
     "path_type": "must be text; put it in quotes",
+    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false; write one, without quotes"),
     **dict.fromkeys(
         ("int_type", "int_parsing", "int_parsing_size", "int_from_float"),
         "must be a whole number; write one, without quotes",

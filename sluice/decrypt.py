@@ -74,11 +74,11 @@ def run(config: Config, pipeline: str | None, source: BinaryIO, out: BinaryIO) -
     for field, count in undo.guessed.items():
         said = f"{count} {'line names' if count == 1 else 'lines name'} no version of the key of {field}"
         sys.stderr.write(f"{said}: the active one was taken, which gives nonsense where it was another\n")
-    if not failed and not undo.decrypted:
-        sys.stderr.write(f"no line holds a field that pipeline {name} encrypts: nothing was decrypted\n")
     if failed:
         more = f" ({failed - _MOST_SAID} are not named)" if failed > _MOST_SAID else ""
         raise UserError(f"{failed} lines were not decrypted, or not in all fields{more}; see above", Exit.FAILED)
+    if not undo.decrypted:
+        sys.stderr.write(f"no line holds a field that pipeline {name} encrypts: nothing was decrypted\n")
 
 
 class Decryption:
@@ -146,12 +146,10 @@ class _Field:
         field is not there. Raises _Undone, DecryptionFailed and UnknownKey."""
         rule, value = self.rule, at(record, self.path)
         for depth in range(1, len(self.path)):
-            if not isinstance(around := at(record, self.path[:depth]), dict | None):
+            if not isinstance(at(record, self.path[:depth]), dict | None):
                 raise _Undone(
                     f"{path_text(self.path[:depth])} is no object; check that the record is one of this pipeline"
                 )
-            if around is None:
-                return None
         if value is None:
             return None
         if not isinstance(value, str):

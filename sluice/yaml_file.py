@@ -30,7 +30,7 @@ class Problem(NamedTuple):
         """`where` as it is written: `pipelines.events.drop[0]`."""
         text = ""
         for part in self.where:
-            plain = part if isinstance(part, int) else shown(part)
+            plain = shown(str(part))
             text += f"[{plain}]" if isinstance(part, int) or part.startswith(".") else f".{plain}"
         return text.lstrip(".")
 

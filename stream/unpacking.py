@@ -38,7 +38,7 @@ class Answer:
         self._data = data
         self._parser = MemoryRecords(data)
         self._start = self._end = 0
-        self._batch: Any = None
+        self._parsed: Any = None
 
     def size_in_bytes(self) -> int:
         size: int = self._parser.size_in_bytes()
@@ -51,8 +51,8 @@ class Answer:
     def next_batch(self) -> Any:
         head = self._data[self._end : self._end + 12]
         self._start, self._end = self._end, self._end + 12 + int.from_bytes(head[_BATCH_LENGTH], "big")
-        self._batch = self._parser.next_batch()
-        return self._batch
+        self._parsed = self._parser.next_batch()
+        return self._parsed
 
     def is_whole(self) -> bool:
         """Whether the batch that was given last has the checksum that it says.
@@ -61,7 +61,7 @@ class Answer:
         """
         data, start = self._data, self._start
         if data[start + _MAGIC] != 2:
-            whole: bool = self._batch.validate_crc()
+            whole: bool = self._parsed.validate_crc()
             return whole
         checksum: int = google_crc32c.value(data[start + _CHECKED : self._end])
         return checksum == int.from_bytes(data[start + _CRC : start + _CHECKED], "big")
