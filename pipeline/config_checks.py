@@ -145,7 +145,7 @@ def _other_form(value: Any, names: Sequence[str], config: "PipelineConfig") -> s
     """Why a value is none that a record is delivered with; "" if it is."""
     field = _field(names, config)
     drift, owner = Counter[str](), SimpleNamespace(**{field.name: copy.deepcopy(value)})
-    if field.kind in ("object", "json") and value_fault(value, len(field.path)):
+    if field.kind in ("object", "json") and value_fault([value], len(field.path)):
         return "is nested too deep, or holds a number beyond 64 bits or a double; correct the value"
     Settling((field,), drift)([owner])
     settled = getattr(owner, field.name)

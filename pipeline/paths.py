@@ -177,7 +177,9 @@ def described(kind: Kind) -> str:
 
 
 def _fields(record: type[msgspec.Struct]) -> dict[str, tuple[Kind, Any]]:
-    return {member.encode_name: _kind(member.type) for member in msgspec.structs.fields(record)}
+    """The fields that rules may name. What stays as it is written is there because none does."""
+    members = msgspec.structs.fields(record)
+    return {one.encode_name: _kind(one.type) for one in members if one.type is not msgspec.Raw}
 
 
 def _kind(annotation: Any) -> tuple[Kind, Any]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import compress
 from typing import Any
@@ -14,11 +14,13 @@ from pipeline.enrichment import Awaited, Join
 from pipeline.gate import Gate
 from pipeline.keys import Keys
 from pipeline.matching import SEVERAL, compile_routes
+from pipeline.paths import parts
 from pipeline.redaction import compile_redact
 from pipeline.references import Tables
 from pipeline.shaping import compile_drop, compile_keep, compile_rename, compile_set
 from pipeline.thinning import Deduplicate, Sample
 from schemas.codec import Codec
+from schemas.fields import Field
 from schemas.refused import Refused
 from schemas.subjects import load
 from schemas.writers import Writers
@@ -78,7 +80,7 @@ class Pipeline:
         self.writers = writers or Writers()
         """What schema ids of Avro records mean. After `process`, `writers.wanted` are those that have to be asked for; then its
         answer is for nobody, and the batch is processed again."""
-        self._codec = Codec(subject, config.extra_fields(), self.writers)
+        self._codec = Codec(subject, config.extra_fields(), self.writers, unread=_unread(config, subject.fields))
         record = self._codec.type
         encrypted = [rule.field for rule in config.encrypt]
         self._joins = [Join(rule, record, subject.fields, tables, encrypted) for rule in config.enrich]
@@ -246,6 +248,21 @@ class Pipeline:
         done.refuse((positions[at], why) for at, why in refused)
         kept = [at for at in range(len(batch)) if at not in gone]
         return [positions[at] for at in kept], [batch[at] for at in kept], [routes[at] for at in kept]
+
+
+def _unread(config: PipelineConfig, fields: Sequence[Field]) -> list[str]:
+    """The open objects that no rule looks into: those whose path no text of the config begins with."""
+    named = {parts(text)[0] for text in _texts(config.model_dump(mode="json"))}
+    return [field.name for field in fields if field.kind == "object" and field.name not in named]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All text in a JSON value, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for below in (*value, *value.values()) if isinstance(value, dict) else value:
+            yield from _texts(below)
 
 
 def _only_like_digits(config: PipelineConfig) -> list[str]:

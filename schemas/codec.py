@@ -12,7 +12,7 @@ import fastavro
 import msgspec
 
 from schemas.drift import Normaliser, parsed
-from schemas.fields import Field, sealed
+from schemas.fields import Field, sealed, unparsed
 from schemas.refused import Refused
 from schemas.settling import Settling
 from schemas.structs import decoding_hook, record_type
@@ -45,22 +45,24 @@ class Codec:
         extra: Iterable[tuple[str, ...]] = (),
         writers: Writers | None = None,
         encrypted: Collection[tuple[str, ...]] = (),
+        unread: Collection[str] = (),
     ) -> None:
         """`extra`: paths of further text fields. `writers`: the schemas of Avro records by id; without it those of this tree.
-        `encrypted`: paths of fields that hold tokens, so text.
+        `encrypted`: paths of fields that hold tokens, so text. `unread`: names of open objects that nobody looks into: they stay
+        as they are written, where nothing speaks against it (`written.to_parse`).
         """
         self.subject = subject
         self.writers = writers or Writers()
-        self.type: type[msgspec.Struct] = record_type(subject, extra, encrypted)
+        fields = unparsed(sealed(subject.fields, encrypted), unread)
+        self.type: type[msgspec.Struct] = record_type(subject, extra, fields)
         self.drift: Counter[str] = Counter()
         self.decode_fast: Callable[[Any], Any] = msgspec.json.Decoder(
             self.type, dec_hook=decoding_hook, float_hook=Decimal
         ).decode
         self.encode: Callable[[Any], bytes] = _encoder.encode
         self.encode_lines: Callable[[Sequence[Any]], bytes] = _encoder.encode_lines
-        held = sealed(subject.fields, encrypted)
-        self.settle = Settling(held, self.drift)
-        self._normalise = Normaliser(self.type, held, self.drift)
+        self.settle = Settling(fields, self.drift)
+        self._normalise = Normaliser(self.type, fields, self.drift)
 
     def decode(self, value: bytes | None) -> Any:
         """One record of any accepted form: JSON, JSON with known drift, Avro in Confluent's framing.

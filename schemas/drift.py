@@ -243,7 +243,7 @@ def _open(path: str) -> Convert:
     depth = path.count(".")
 
     def convert(value: Any) -> Any:
-        fault = value_fault(value, depth)
+        fault = value_fault([value], depth)
         if fault:
             raise Refused(fault, path)
         return value

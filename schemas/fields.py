@@ -48,6 +48,8 @@ class Field:
     drift: str = ""
     sensitive: bool = False
     number_kind: str = ""
+    as_written: bool = False
+    """Of an object: it stays the text that it came as, as nothing looks into it."""
 
     @property
     def name(self) -> str:
@@ -84,6 +86,11 @@ def sealed(fields: tuple[Field, ...], paths: Collection[tuple[str, ...]]) -> tup
         else:
             made.append(replace(field, fields=sealed(field.fields, paths)))
     return tuple(made)
+
+
+def unparsed(fields: tuple[Field, ...], names: Collection[str]) -> tuple[Field, ...]:
+    """The fields as they are where nothing looks into the open objects of these names."""
+    return tuple(replace(one, as_written=True) if one.kind == "object" and one.name in names else one for one in fields)
 
 
 class _Reader:

@@ -5,26 +5,31 @@ at each; what is rarer takes the way through drift.py. Both make the same of a r
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from decimal import Decimal
 from operator import attrgetter
 from typing import Any, Literal
 
 import re2
+from msgspec import UNSET
 
 from schemas.compiling import compiled
 from schemas.fields import Field
 from schemas.timestamps import UTC, in_utc
-from schemas.values import NUMBER, camel_keys, open_fault
+from schemas.values import NUMBER, camel_keys, open_fault, value_fault
+from schemas.written import parse, to_parse
 
 SEVERITIES = {"INFO": "Info", "WARN": "Warn", "CRITICAL": "Critical"}
 OUTCOMES = {"success": True, "fail": False}
 _all_utc = re2.compile(rf"(?:{UTC}\n)*".encode()).fullmatch  # four times as fast as `re` over so many
 
-Form = Literal["timestamp", "severity", "outcome", "object"]
+_FAULTY = object()
+"""What stands for an object that holds what none may."""
+Form = Literal["timestamp", "severity", "outcome", "object", "json"]
 """What a field's values are put right as."""
 Group = tuple[Form, int]
-"""What is looked at together: values of one form; objects by how deep they lie, too."""
+"""What is looked at together: values of one form; what is open by how deep it lies, too."""
 
 
 class Settling:
@@ -40,6 +45,7 @@ class Settling:
         lists = [f"a{number}" for number in range(len(self._loose))]
         lines = ["def look(records):", *(f"    {one} = []" for one in lists), "    for r in records:"]
         lines += _looking(fields, "r", 2, dict(zip(self._loose, lists, strict=True)))
+        self._written = [field for field in fields if field.as_written]
         self._look: Callable[[Sequence[Any]], list[list[Any]]] = compiled(
             "look", [*lines, "        pass", f"    return [{', '.join(lists)}]"], {}
         )
@@ -49,26 +55,34 @@ class Settling:
 
         Returns the positions of those that were left as they are: an open object in them holds what none may.
         """
-        faulty: list[int] = []
+        parsed = {(at, field.name): value for field in self._written for at, value in _parsed(field, records)}
+        faulty = {at for (at, _), value in parsed.items() if value is _FAULTY}
         found = self._look(records)
         if self._is_faulty(found):
-            faulty = [at for at, record in enumerate(records) if self._is_faulty(self._look([record]))]
-            left = set(faulty)
-            records = [record for at, record in enumerate(records) if at not in left]
+            faulty.update(at for at, record in enumerate(records) if self._is_faulty(self._look([record])))
+        for (at, name), value in parsed.items():
+            if at not in faulty:
+                setattr(records[at], name, value)
+                if "quota" in value:
+                    settle_quota(value, self._drift)
+        if faulty:
+            records = [record for at, record in enumerate(records) if at not in faulty]
             found = self._look(records)
         for ((form, _), paths), values in zip(self._loose.items(), found, strict=True):
             if form == "object":
                 for value in values:
                     if "quota" in value:
                         settle_quota(value, self._drift)
-            elif values and not _are_settled(form, values):
+            elif form != "json" and values and not _are_settled(form, values):
                 for path in paths:
                     self._put_right(form, path, records)
-        return faulty
+        return sorted(faulty)
 
     def _is_faulty(self, found: Sequence[Sequence[Any]]) -> bool:
-        looked = zip(self._loose, found, strict=True)
-        return any(form == "object" and open_fault(values, depth) for (form, depth), values in looked)
+        return any(
+            (form == "object" and open_fault(values, depth)) or (form == "json" and value_fault(values, depth))
+            for (form, depth), values in zip(self._loose, found, strict=True)
+        )
 
     def _put_right(self, form: Form, path: tuple[str, ...], records: Sequence[Any]) -> None:
         *above, name = path
@@ -87,9 +101,23 @@ class Settling:
                 self._drift["outcome"] += 1
 
 
+def _parsed(field: Field, records: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    """Of the objects in a field that stay as they are written those that may not: the position, and what it is or _FAULTY."""
+    depth, found = len(field.path), list(map(attrgetter(field.name), records))
+    there = [at for at, value in enumerate(found) if value is not UNSET]
+    for number in to_parse([found[at] for at in there], depth):
+        value = _FAULTY
+        with suppress(ValueError, ArithmeticError, RecursionError):
+            read = parse(found[there[number]])
+            value = _FAULTY if open_fault([read], depth) else read
+        yield there[number], value
+
+
 def _group(field: Field) -> Group | None:
-    if field.kind == "object":
-        return "object", len(field.path)
+    if field.as_written:
+        return None
+    if field.kind in {"object", "json"}:
+        return field.kind, len(field.path)
     by_kind: dict[str, Form] = {"timestamp": "timestamp"}
     by_drift: dict[str, Form] = {"outcome": "outcome", "severity": "severity"}
     form = by_kind.get(field.kind) or by_drift.get(field.drift)

@@ -3,7 +3,7 @@
 import functools
 import operator
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from decimal import Context, Decimal, Inexact, InvalidOperation
 from keyword import iskeyword
 from types import GenericAlias
@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from schemas.fields import Field, sealed
+from schemas.fields import Field
 from schemas.subjects import Subject
-from schemas.values import DOUBLE_EXACT, value_fault
+from schemas.values import DOUBLE_EXACT
 
 Path = tuple[str, ...]
 
@@ -30,35 +30,32 @@ _SCALARS: dict[str, Any] = {"string": str, "timestamp": str, "long": _LONG, "dou
 
 
 class _Checked(type):
-    """A type that msgspec does not know, so that it asks `decoding_hook`; its instances are those of `held`.
+    """Decimals of some precision and scale: a type that msgspec does not know, so that it asks `decoding_hook`."""
 
-    Without a quantum it is an open field that may hold any JSON. An open object is a plain dict, which C decodes without asking:
-    settling.py looks into those of a batch together.
-    """
-
-    held: tuple[type, ...]
-    quantum: Decimal | None
+    quantum: Decimal
     context: Context
-    depth: int
 
     def __instancecheck__(cls, value: object) -> bool:
-        return isinstance(value, cls.held)
+        return isinstance(value, Decimal)
 
 
-def record_type(subject: Subject, extra: Iterable[Path] = (), encrypted: Collection[Path] = ()) -> type[msgspec.Struct]:
+def record_type(
+    subject: Subject, extra: Iterable[Path] = (), fields: tuple[Field, ...] | None = None
+) -> type[msgspec.Struct]:
     """The Struct type of a subject's newest version: fields in schema order, each `T | None | UnsetType`, absent by default.
 
     Text is str, ids are int, decimals are subclasses of Decimal in name only (values are plain Decimals), open objects are
-    dict, fields for any JSON a class of their own. Decoders of the type need `dec_hook=decoding_hook`.
+    dict, or Raw where they stay as written. Decoders of the type need `dec_hook=decoding_hook`; what is open has to be looked
+    into after that (`settling.Settling`).
 
     `extra` are paths of further text fields, appended to the records that they name (`("transaction", "cc", "number_iv")`);
-    paths that are there already are left as they are. `encrypted` are paths of fields that are text, whatever the schema
-    says: tokens. Raises ValueError if a path leads through what is no record.
+    paths that are there already are left as they are. `fields` are those of the subject as `fields.sealed` and `fields.unparsed`
+    make them, if not as they are. Raises ValueError if a path leads through what is no record.
     """
     added = list(dict.fromkeys(tuple(path) for path in extra))
     for path in added:
         _check_extra(subject, path)
-    return _struct(subject.name.capitalize(), sealed(subject.fields, encrypted), (), added)
+    return _struct(subject.name.capitalize(), fields or subject.fields, (), added)
 
 
 def is_field_name(name: str) -> bool:
@@ -77,32 +74,22 @@ def attribute(name: str) -> str:
 
 
 def decoding_hook(type_: Any, value: Any) -> Any:
-    """msgspec's hook for decimals and open fields. Raising sends the record to the slow path, which says what is wrong."""
-    quantum = type_.quantum
-    if quantum is None:
-        if value_fault(value, type_.depth):
-            raise ValueError
-        return value
+    """msgspec's hook for decimals. Raising sends the record to the slow path, which says what is wrong."""
     if type(value) is not Decimal:
         if type(value) is not int:
             raise ValueError
         value = Decimal(value)
     try:
-        value.quantize(quantum, None, type_.context)
+        value.quantize(type_.quantum, None, type_.context)
     except ArithmeticError:
         raise ValueError from None
     return value
 
 
 @functools.cache
-def _open_type(depth: int) -> type:
-    return _Checked("Open", (), {"held": (object,), "quantum": None, "depth": depth})
-
-
-@functools.cache
 def _decimal_type(precision: int, scale: int) -> type:
     exact = Context(prec=precision, traps=[Inexact, InvalidOperation])
-    members = {"held": (Decimal,), "quantum": Decimal(1).scaleb(-scale), "context": exact}
+    members = {"quantum": Decimal(1).scaleb(-scale), "context": exact}
     return _Checked(f"Decimal{precision}x{scale}", (Decimal,), members)
 
 
@@ -110,7 +97,9 @@ def _struct(name: str, fields: tuple[Field, ...], path: Path, extra: list[Path])
     known = {field.name for field in fields}
     typed = [(field.name, _type(field, extra)) for field in fields]
     typed += [(last, str) for *parent, last in extra if tuple(parent) == path and last not in known]
-    members = [(attribute(key), type_ | None | UnsetType, UNSET) for key, type_ in typed]
+    members = [
+        (attribute(key), type_ if type_ is msgspec.Raw else type_ | None | UnsetType, UNSET) for key, type_ in typed
+    ]
     names = {attribute(key): key for key, _ in typed}
     return msgspec.defstruct(
         name, members, module=__name__, namespace=_SILENT, gc=False, forbid_unknown_fields=True, rename=names
@@ -138,9 +127,9 @@ def _type(field: Field, extra: list[Path]) -> Any:
         case "decimal":
             return _decimal_type(field.precision, field.scale)
         case "object":
-            return dict
+            return msgspec.Raw if field.as_written else dict
         case "json":
-            return _open_type(len(field.path))
+            return Any
         case _:
             return _OUTCOME if field.drift == "outcome" else _SCALARS[field.kind]
 

@@ -71,9 +71,9 @@ def _fault_within(containers: Sequence[Any], depth: int) -> Fault:
     return ""
 
 
-def value_fault(value: Any, depth: int) -> Fault:
-    """The same of one JSON value of any kind, which lies inside `depth` others."""
-    return _fault_within([[value]], depth - 1)
+def value_fault(values: Sequence[Any], depth: int) -> Fault:
+    """The same of JSON values of any kind."""
+    return "" if set(map(type, values)) <= {str} else _fault_within([values], depth - 1)
 
 
 def too_deep(value: Any, depth: int = 0) -> bool:

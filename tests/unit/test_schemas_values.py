@@ -32,7 +32,7 @@ def nested(levels: int) -> dict[str, Any]:
 
 @given(OBJECTS, st.integers(1, MAX_DEPTH + 2))
 def test_many_are_refused_exactly_when_one_of_them_is(objects: list[dict[str, Any]], depth: int) -> None:
-    alone = [value_fault(one, depth) for one in objects]
+    alone = [value_fault([one], depth) for one in objects]
 
     assert bool(open_fault(objects, depth)) == any(alone)
     assert open_fault(objects, depth) in ("", *alone)
