@@ -31,7 +31,7 @@ _BACKSLASH, _ESCAPE, _ESCAPED, _ESCAPE_BYTES = b"\\", b"\\u00", re.compile(rb"\\
 _UUID_BYTES = 36
 _NEAR = 128
 """As long as the longest hash (SHA-512) is in hex."""
-_NAME_BYTES = 65
+_NAME_BYTES = 64
 _UUID = re.compile(rb"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _HEX = re.compile(rb"(?=(?:[0-9]*[A-Fa-f]){3})[0-9A-Fa-f]{24,}")
 """Of a hash or an id in hex: longer than a number, and with more letters than a card's second track has in hex (D and F)."""
@@ -78,7 +78,7 @@ class CardSearch:
         words = "|".join(map(re.escape, other_kinds)).encode()
         self._fields = tuple(b'"%s":"' % word.encode() for word in other_kinds)
         self._in_such_a_field = (
-            re.compile(rb'"[A-Za-z_]*(?:%s)[A-Za-z_]*" ?: ?"?\Z' % words, re.IGNORECASE) if words else None
+            re.compile(rb'"[A-Za-z_]*(?:%s)[A-Za-z_]*":"?\Z' % words, re.IGNORECASE) if words else None
         )
         self._offsets: Bytes = np.empty(_WINDOW, np.uint8)
         self._flags: list[Flags] = [np.empty(_WINDOW, np.bool_) for _ in range(4)]

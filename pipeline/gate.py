@@ -15,15 +15,14 @@ import msgspec
 from pipeline.card_search import CardSearch, Found
 from pipeline.paths import Loads, Location, Names, is_within, parse, resolve, text
 from schemas.compiling import compiled
-from schemas.drift import parsed
 from schemas.fields import Field
 from stream.reader import OWN_HEADERS
 from stream.records import Record
 
 KINDS = ("imei", "imsi", "iccid", "msisdn")
 """Kinds of numbers that are no cards' by their name alone, in fields of any schema and keys of open fields."""
-_IN_A_FIELD = re.compile(rb'[^\\]" ?: ?("?)-?\Z')
-_FIELD_BYTES = 7
+_IN_A_FIELD = re.compile(rb'[^\\]":("?)-?\Z')
+_FIELD_BYTES = 5
 """As much as that takes. A quote behind a backslash ends no name: it stands in a text."""
 _headers = attrgetter("headers")
 _NO_SEPARATORS = str.maketrans("", "", " -")
@@ -103,7 +102,7 @@ def _is_alone(card: Found, whole: bytes) -> bool:
     field = _IN_A_FIELD.search(whole[max(0, card.at - _FIELD_BYTES) : card.at])
     if field is None or whole[card.at : end] != card.digits:
         return False
-    return whole[end : end + 1] in ((b'"',) if field[1] else (b",", b"}", b"]", b" "))
+    return whole[end : end + 1] in ((b'"',) if field[1] else (b",", b"}", b"]"))
 
 
 def _is_below(names: Names, outer: Sequence[Names]) -> bool:
@@ -132,6 +131,6 @@ def _leaves(value: Any, names: Names) -> Iterator[tuple[Names, str]]:
         for below in value:
             yield from _leaves(below, names)
     elif isinstance(value, msgspec.Raw):
-        yield from _leaves(parsed(bytes(value)), names)
+        yield names, bytes(value).decode()  # what stands twice in it, too
     else:
         yield names, value.decode("latin-1") if isinstance(value, bytes) else str(value)

@@ -177,7 +177,7 @@ def described(kind: Kind) -> str:
 
 
 def _fields(record: type[msgspec.Struct]) -> dict[str, tuple[Kind, Any]]:
-    """The fields that rules may name. What stays as it is written is there because none does."""
+    """The fields that rules may name: without Raw ones, which no rule names."""
     members = msgspec.structs.fields(record)
     return {one.encode_name: _kind(one.type) for one in members if one.type is not msgspec.Raw}
 

@@ -5,12 +5,12 @@ at each; what is rarer takes the way through drift.py. Both make the same of a r
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from operator import attrgetter
 from typing import Any, Literal
 
+import msgspec
 import re2
 from msgspec import UNSET
 
@@ -53,18 +53,18 @@ class Settling:
     def __call__(self, records: Sequence[Any]) -> list[int]:
         """Put these records right, which no other way has been through.
 
-        Returns the positions of those that were left as they are: an open object in them holds what none may.
+        Returns the positions of those that were left as they are: an open field of them holds what none may.
         """
-        parsed = {(at, field.name): value for field in self._written for at, value in _parsed(field, records)}
-        faulty = {at for (at, _), value in parsed.items() if value is _FAULTY}
+        rewritten = {field.name: _rewritten(field, records) for field in self._written}
+        faulty = {at for values in rewritten.values() for at, value in values.items() if value is _FAULTY}
         found = self._look(records)
         if self._is_faulty(found):
             faulty.update(at for at, record in enumerate(records) if self._is_faulty(self._look([record])))
-        for (at, name), value in parsed.items():
-            if at not in faulty:
-                setattr(records[at], name, value)
-                if "quota" in value:
-                    settle_quota(value, self._drift)
+        for name, objects in rewritten.items():
+            for at in objects.keys() - faulty:
+                setattr(records[at], name, objects[at])
+                if "quota" in objects[at]:
+                    settle_quota(objects[at], self._drift)
         if faulty:
             records = [record for at, record in enumerate(records) if at not in faulty]
             found = self._look(records)
@@ -101,16 +101,21 @@ class Settling:
                 self._drift["outcome"] += 1
 
 
-def _parsed(field: Field, records: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-    """Of the objects in a field that stay as they are written those that may not: the position, and what it is or _FAULTY."""
+def _rewritten(field: Field, records: Sequence[Any]) -> dict[int, Any]:
+    """The objects in a field that may not stay as they are written: by position what each is, or _FAULTY."""
     depth, found = len(field.path), list(map(attrgetter(field.name), records))
     there = [at for at, value in enumerate(found) if value is not UNSET]
-    for number in to_parse([found[at] for at in there], depth):
-        value = _FAULTY
-        with suppress(ValueError, ArithmeticError, RecursionError):
-            read = parse(found[there[number]])
-            value = _FAULTY if open_fault([read], depth) else read
-        yield there[number], value
+    read = {there[number]: _read(found[there[number]]) for number in to_parse([found[at] for at in there], depth)}
+    if open_fault([value for value in read.values() if value is not _FAULTY], depth):
+        return {at: _FAULTY if value is _FAULTY or open_fault([value], depth) else value for at, value in read.items()}
+    return read
+
+
+def _read(value: msgspec.Raw) -> Any:
+    try:
+        return parse(value)
+    except (ValueError, ArithmeticError, RecursionError):
+        return _FAULTY
 
 
 def _group(field: Field) -> Group | None:

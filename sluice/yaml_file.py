@@ -91,11 +91,17 @@ def shown(key: str) -> str:
 
 
 class UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that stands twice: one of the two would silently not count. What looks like a time stays the text it is."""
+    """Refuses a key that stands twice: one of the two would silently not count. What looks like a time stays the text it is, and
+    what has no form in JSON is refused."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012  # never changed; PyYAML's types do not let it be a ClassVar
         first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    yaml_constructors = {  # noqa: RUF012  # likewise
+        tag: construct
+        for tag, construct in yaml.SafeLoader.yaml_constructors.items()
+        if str(tag).removeprefix("tag:yaml.org,2002:") not in {"binary", "omap", "pairs", "set", "timestamp"}
     }
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:

@@ -276,6 +276,12 @@ def test_text_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
         load(tmp_path / "config.yaml")
 
 
+@pytest.mark.parametrize("value", ["!!binary /w==", "!!set {a, b}", "!!timestamp 2020-01-01", "!!omap [a: 1]"])
+def test_values_that_no_json_has_are_refused(value: str) -> None:
+    with pytest.raises(yaml_file.Unreadable, match=r"a tag \(!\) that is not known"):
+        yaml_file.read(f"set: {{.endpoint.tags: {value}}}".encode(), {})
+
+
 def test_variables_stand_in_unquoted_text_and_in_parts_of_it(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLUICE_TEST_HOST", "kafka-1")
     monkeypatch.setenv("SLUICE_TEST_PARTITIONS", "7")

@@ -23,8 +23,9 @@ from tests.raw import Raw
 
 NUMBERS = [
     "0", "-0", "7", "1.50", "-12.5", "123456789012345678", "9223372036854775807", "-9223372036854775808", "9223372036854775808",
-    "1" * 19, "1" * 400, "-" + "9" * 20, "0." + "1" * 30, "1e5", "1E-7", "1e308", "1e309", "-1.5e400", "1e999999999999999999999",
-    "41111111111111110e-1", "01", "1.", "1e", "-", "NaN", "Infinity",
+    "1" * 19, "1" * 400, "-" + "9" * 20, "0." + "1" * 30, "1e5", "1E-7", "-2.5e-07", "12.5e-3", "4.111111111111111e15", "1e-300",
+    "1e308", "1e309", "-1.5e400", "1e999999999999999999999", "1e-999999999999999999999", "41111111111111110e-1", "01", "1.", "1e",
+    "-", "NaN", "Infinity",
 ]  # fmt: skip
 TEXTS = [
     "", "a", "Zoë", "1e5", "12e999", "[{", "8988303000000000001", "x: 1234567890123456789", "quota", "V1, {a} b", "\0", "\n", '"',
@@ -80,6 +81,7 @@ def both(lines: Sequence[bytes]) -> tuple[Codec, Codec]:
 
 @given(st.lists(values(), max_size=6))
 @example(['{"quota":{"autoRefill":1,"volume":"1.5"}}', '{"quota":"much"}', "{}"])
+@example(["[9223372036854775807]", "{\n}"])
 @example(['{"a":1,"a":2}', "null", '{"detail":{"quota":[]}}'])
 @example(['{"a":' * (MAX_DEPTH - 2) + "{}" + "}" * (MAX_DEPTH - 2), "[]"])
 @example(['{"a":' * (MAX_DEPTH - 1) + "{}" + "}" * (MAX_DEPTH - 1), "{}"])
@@ -101,7 +103,7 @@ def process(*details: str, **settings: Any) -> Processed:
     return made.process([Raw(b'{"id":1,"detail":%s}' % one.encode()) for one in details])
 
 
-ODD = '{"b": 1.50 ,"a":{"Zoë" : [ ]},"a":{}}'
+ODD = '{"b":1.50,"a":{"Zoë 12.e":[-0]},"a":{}}'
 
 
 def test_no_path_leads_to_what_stays_as_it_is_written() -> None:
@@ -139,7 +141,7 @@ def test_no_card_number_hides_in_how_it_is_written(detail: str) -> None:
     assert [(at, str(why)) for at, why in done.dead] == [(1, "card-number-in-clear at .detail")]
 
 
-@pytest.mark.parametrize("field", ['"imei":"%s"', '"imei": "%s"', '"device_imei" : %s '])
+@pytest.mark.parametrize("field", ['"imei":"%s"', '"imei": "%s"', '"device_imei"  :  %s '])
 def test_other_kinds_of_numbers_are_known_with_blanks_too(field: str) -> None:
     assert not process("{%s}" % (field % "378282246310005")).dead
     assert process("{%s}" % (field.replace("imei", "number") % "378282246310005")).dead
@@ -149,14 +151,32 @@ def test_an_id_is_known_as_a_value_of_its_own_with_blanks_too() -> None:
     config = PipelineConfig.model_validate({"from": "raw", "schema": "event"})
     made = Pipeline("p", config, Keys.none(), Tables())
     card = 4111111111111111
-    assert not made.process([Raw(b'{"id":%d,"detail":{"event" : %d }}' % (card, card))]).dead
-    assert made.process([Raw(b'{"id":1,"detail":{"event" : %d }}' % card)]).dead
+    assert not made.process([Raw(b'{"id":%d,"detail":{"event"  : %d }}' % (card, card))]).dead
+    assert made.process([Raw(b'{"id":1,"detail":{"event"  : %d }}' % card)]).dead
+
+
+def test_a_card_number_under_a_key_that_stands_twice_is_found_and_named() -> None:
+    done = process('{"a":"4111 1111 1111 1111","a":"x"}')
+    assert [(at, str(why)) for at, why in done.dead] == [(0, "card-number-in-clear at .detail")]
+
+
+@pytest.mark.parametrize(
+    "written", ['{"a": 1, "b": [1.50, null]}', '{ "a":1,"b":[1.50,null] }', '{\n "a":1,\r\n\t"b":[1.50,null]}']
+)
+def test_blanks_between_values_do_not_go_out(written: str) -> None:
+    assert process(written, '{"c":"d e"}').values == [
+        b'{"id":1,"detail":{"a":1,"b":[1.50,null]}}',
+        b'{"id":1,"detail":{"c":"d e"}}',
+    ]
 
 
 def test_of_many_only_those_are_parsed_that_have_to_be() -> None:
     draw = random.Random(1)
-    details = [json.dumps({"n": draw.randrange(10**17), "u": f"{draw.getrandbits(128):032x}"}) for _ in range(3000)]
-    special = {100: '{"n":\t1}', 200: '{"quota":{"autoRefill":true}}', 2999: '{"x":"\\u00e9"}'}
+    details = [f'{{"n":{draw.randrange(9 * 10**18)},"u":"{draw.getrandbits(128):032x} {at}"}}' for at in range(3000)]
+    special = {
+        100: '{"n":\t1}', 200: '{"quota":{"autoRefill":true}}', 201: '{"n":9223372036854775807}', 700: '{"n":1e5}',
+        1500: '{"n":1 }', 2999: '{"x":"\\u00e9"}',
+    }  # fmt: skip
     given_details = [special.get(at, one) for at, one in enumerate(details)]
     codec = Codec(load("event"), unread=["detail"])
     batch, refused = codec.decode_batch([b'{"detail":%s}' % one.encode() for one in given_details])
