@@ -252,7 +252,7 @@ class Pipeline:
 
 def _unread(config: PipelineConfig, fields: Sequence[Field]) -> list[str]:
     """The open objects that no rule looks into: no text of the config is a path that begins with their name."""
-    named = {parts(text)[0] for text in _texts(config.model_dump())}
+    named = {parts(text)[0] for text in _texts(config.model_dump(mode="json"))}
     return [field.name for field in fields if field.kind == "object" and field.name not in named]
 
 
@@ -260,7 +260,7 @@ def _texts(value: Any) -> Iterator[str]:
     """All text in a JSON value, keys too."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, dict | list | tuple):
+    elif isinstance(value, dict | list):
         for below in (*value, *value.values()) if isinstance(value, dict) else value:
             yield from _texts(below)
 

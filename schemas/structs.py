@@ -97,6 +97,7 @@ def _struct(name: str, fields: tuple[Field, ...], path: Path, extra: list[Path])
     known = {field.name for field in fields}
     typed = [(field.name, _type(field, extra)) for field in fields]
     typed += [(last, str) for *parent, last in extra if tuple(parent) == path and last not in known]
+    # Raw holds null as it holds all else, and stands in no union.
     members = [
         (attribute(key), type_ if type_ is msgspec.Raw else type_ | None | UnsetType, UNSET) for key, type_ in typed
     ]

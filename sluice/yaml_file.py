@@ -98,7 +98,7 @@ class UniqueKeys(yaml.SafeLoader):
         first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
-    yaml_constructors = {  # noqa: RUF012  # likewise
+    yaml_constructors = {  # noqa: RUF012  # never changed, and no ClassVar in PyYAML's types
         tag: construct
         for tag, construct in yaml.SafeLoader.yaml_constructors.items()
         if str(tag).removeprefix("tag:yaml.org,2002:") not in {"binary", "omap", "pairs", "set", "timestamp"}
