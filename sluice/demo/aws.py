@@ -1,4 +1,7 @@
-"""The stand-in for S3 and Kinesis, moto's server, as a process of its own: `python -m sluice.demo.aws`."""
+"""The stand-in for S3 and Kinesis, moto's server: `python -m sluice.demo.aws [HOST:PORT]`, or in a thread of a test.
+
+Needs nothing of Sluice, so that moto's own image can run this file.
+"""
 
 import logging
 import sys
@@ -7,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from moto.server import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import WSGIRequestHandler, make_server
+from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 
 class _Handler(WSGIRequestHandler):
@@ -19,7 +22,7 @@ class _Handler(WSGIRequestHandler):
         """A line a request would cost more than moto's own work."""
 
 
-def one_at_a_time(application: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+def _one_at_a_time(application: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
     """moto itself is not thread-safe: of two simultaneous PutRecords it loses some records and acknowledges all, and a
     conditional PutObject looks first and writes later. Threads are still needed, one for each open connection.
     """
@@ -32,14 +35,22 @@ def one_at_a_time(application: Callable[..., Iterable[bytes]]) -> Callable[..., 
     return serve
 
 
+def server(host: str = "127.0.0.1", port: int = 0) -> BaseWSGIServer:
+    """All of AWS that moto knows, at this address (port 0: a free one). Bound, and not yet serving: the caller calls
+    `serve_forever`. What is stored belongs to the process: a second server in it shows the same.
+    """
+    application = _one_at_a_time(DomainDispatcherApplication(create_backend_app))
+    return make_server(host, port, application, threaded=True, request_handler=_Handler)
+
+
 def main() -> None:
-    """Serve on a free port of 127.0.0.1 until SIGTERM."""
+    """Serve until SIGTERM, on a free port of 127.0.0.1 unless told otherwise."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
-    application = one_at_a_time(DomainDispatcherApplication(create_backend_app))
-    server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=_Handler)
-    sys.stderr.write(f"S3 and Kinesis on http://127.0.0.1:{server.server_port}\n")
+    host, _, port = (sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:0").rpartition(":")
+    stand_in = server(host, int(port))
+    sys.stderr.write(f"S3 and Kinesis on http://{host}:{stand_in.server_port}\n")
     sys.stderr.flush()
-    server.serve_forever()
+    stand_in.serve_forever()
 
 
 if __name__ == "__main__":

@@ -7,14 +7,13 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import boto3
 import pytest
 from aiohttp import web
-from moto.server import ThreadedMotoServer
 
 from schemas.subjects import load
 from sinks.contract import Delivery, Finding, Outgoing, Sink, Verdict
@@ -40,15 +39,6 @@ class World:
 
     def sink(self) -> Sink:
         return self.make(self.url)
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
 
 
 def client(service: Any, moto: str) -> Any:

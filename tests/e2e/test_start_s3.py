@@ -2,14 +2,13 @@
 
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import boto3
 import pytest
 import yaml
 from aiokafka import TopicPartition
-from moto.server import ThreadedMotoServer
 
 from sinks.s3 import S3Sink
 from sluice.config import load
@@ -25,21 +24,12 @@ from tests.e2e.processes import children, committed, forget_offsets, produce, un
 KEY = re.compile(r"(\w+/(?:replay-(\d+)/)?)(.*)/(\d{5})/(\d{20})-(\d{20})\.json")
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 async def test_a_new_epoch_has_objects_of_its_own_and_is_found_again_without_offsets(
-    kafka: str, s3: str, topic_name: Callable[[str], str], tmp_path: Path
+    kafka: str, moto: str, topic_name: Callable[[str], str], tmp_path: Path
 ) -> None:
     pipeline, name, bucket = topic_name("usage"), topic_name("stream"), topic_name("bucket")
     topic, group = f"{pipeline}.success", f"sluice.{name}"
-    place = {"endpoint_url": s3, "access_key_id": "test", "secret_access_key": "test", "region": "us-east-1"}
+    place = {"endpoint_url": moto, "access_key_id": "test", "secret_access_key": "test", "region": "us-east-1"}
     file = tmp_path / "config.yaml"
     settings = {
         "kafka": {"brokers": [kafka], "partitions": 2, "replication": 1, "session_seconds": 3},
@@ -51,7 +41,7 @@ async def test_a_new_epoch_has_objects_of_its_own_and_is_found_again_without_off
     }
     file.write_text(yaml.safe_dump(settings))
     config = load(file)
-    client = boto3.client("s3", endpoint_url=s3, aws_access_key_id="test", aws_secret_access_key="test")
+    client = boto3.client("s3", endpoint_url=moto, aws_access_key_id="test", aws_secret_access_key="test")
     client.create_bucket(Bucket=bucket)
     tps = [TopicPartition(topic, number) for number in range(2)]
 

@@ -8,9 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import boto3
-import pytest
 from aiokafka import TopicPartition
-from moto.server import ThreadedMotoServer
 
 from sluice.local_kafka import LocalKafka
 from tests.e2e.processes import Child, children, committed, produce, total, until
@@ -56,14 +54,6 @@ async def front(port: int) -> AsyncIterator[tuple[Front, int]]:
         server.close()
 
 
-@pytest.fixture
-def moto() -> "Callable[[], int]":
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    yield server.get_host_and_port()[1]
-    server.stop()
-
-
 def configured(folder: Path, brokers: str, name: str, streams: str = "", session: int = 10) -> str:
     file = folder / f"{name}.yaml"
     file.write_text(
@@ -92,9 +82,10 @@ async def ends_in_time(worker: Child) -> float:
     return time.monotonic() - began
 
 
-async def test_with_a_destination_that_does_not_answer(kafka: str, name: str, tmp_path: Path, moto: int) -> None:
-    async with children(tmp_path) as start, front(moto) as (bucket, port), front(moto) as (receiver, other):
-        boto3.client("s3", endpoint_url=f"http://127.0.0.1:{moto}", region_name="us-east-1", aws_access_key_id="x",
+async def test_with_a_destination_that_does_not_answer(kafka: str, name: str, tmp_path: Path, moto: str) -> None:
+    aws = int(moto.rpartition(":")[2])
+    async with children(tmp_path) as start, front(aws) as (bucket, port), front(aws) as (receiver, other):
+        boto3.client("s3", endpoint_url=moto, region_name="us-east-1", aws_access_key_id="x",
                      aws_secret_access_key="y").create_bucket(Bucket="bucket")  # fmt: skip
         sink = f"endpoint_url: 'http://127.0.0.1:{port}', access_key_id: x, secret_access_key: y"
         streams = (

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from aiokafka.errors import CorruptRecordException, KafkaConnectionError, KafkaError
-from moto.server import ThreadedMotoServer
 
 from sinks.contract import Conflict
 from sluice import cli, logs
@@ -166,19 +165,13 @@ def test_check_names_all_that_is_out_of_reach_and_what_to_do(run: Run, closed_po
     assert "swordfish" not in out
 
 
-def test_check_of_a_bucket_and_a_stream_that_are_not_there(run: Run, closed_port: int) -> None:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        aws = f"endpoint_url: 'http://{host}:{port}', region: us-east-1, access_key_id: a, secret_access_key: b"
-        streams = f"""
+def test_check_of_a_bucket_and_a_stream_that_are_not_there(run: Run, closed_port: int, moto: str) -> None:
+    aws = f"endpoint_url: '{moto}', region: us-east-1, access_key_id: a, secret_access_key: b"
+    streams = f"""
   s3: {{from: [events.success], s3: {{bucket: not-there, {aws}}}}}
   kinesis: {{from: [events.success], kinesis: {{stream: not-there, {aws}}}}}
 """
-        code, out, _ = run("check", config(closed_port, streams=streams))
-    finally:
-        server.stop()
+    code, out, _ = run("check", config(closed_port, streams=streams))
     assert code == 69
     assert "✗ stream s3: bucket not-there: does not exist; create it" in out
     assert "✗ stream kinesis: " in out

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -212,7 +213,12 @@ def test_images_have_versions() -> None:
 def test_the_aws_stand_in_is_the_one_of_the_tests() -> None:
     pinned = re.search(r"^moto==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert pinned
-    assert compose()["services"]["aws"]["image"] == f"motoserver/moto:{pinned[1]}"
+    service = compose()["services"]["aws"]
+    assert service["image"] == f"motoserver/moto:{pinned[1]}"
+    here, there, _ = service["volumes"][0].split(":")
+    assert service["entrypoint"] == ["python", there, "0.0.0.0:5000"]
+    imports = re.findall(r"^(?:from|import) (\w+)", (ROOT / here).read_text(), re.MULTILINE)
+    assert set(imports) - sys.stdlib_module_names == {"moto", "werkzeug"}, "all that its image has"
 
 
 def test_the_image_holds_every_package_and_no_key() -> None:

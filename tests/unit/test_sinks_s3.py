@@ -7,7 +7,7 @@ import io
 import itertools
 import json
 import random
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
@@ -16,7 +16,6 @@ import fastavro
 import pyarrow.parquet as pq
 import pytest
 from aiohttp import web
-from moto.server import ThreadedMotoServer
 from pydantic import ValidationError
 
 from schemas.projection import csv_header
@@ -92,15 +91,6 @@ class Store:
             **more,
         }
         return S3Sink(S3Config.model_validate(settings), "s3-fin", EVENT)
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
 
 
 @pytest.fixture
