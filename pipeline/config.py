@@ -40,6 +40,7 @@ GateMode = Annotated[Literal["off", "count", "refuse"], BeforeValidator(lambda s
 HASH = "HMAC-SHA256"
 
 SUCCESS = "success"
+FAIL = "fail"
 """The only route of a pipeline that has no routes."""
 MOST_WAIT_SECONDS = 3600
 
@@ -123,8 +124,8 @@ class EncryptRule(BaseModel):
     )
     required_on: list[Label] | None = Field(
         default=None,
-        description="Routes that a record may not take without the field. By default all but unmatched: success and fail, where"
-        " there are those.",
+        description="Routes that a record may not take without the field. By default success and fail; in a pipeline that has"
+        " neither, all but unmatched.",
     )
     search_field: Path | None = Field(
         default=None,
@@ -291,6 +292,11 @@ class PipelineConfig(BaseModel):
     def route_names(self) -> tuple[str, ...]:
         """The labels that records may leave under, `unmatched` last."""
         return (*self.routes, UNMATCHED) if self.routes else (SUCCESS,)
+
+    def requiring_routes(self) -> frozenset[str]:
+        """The labels that no record may leave under without a field that is to be encrypted, unless its rule says otherwise."""
+        labels = frozenset(self.routes) or frozenset((SUCCESS,))
+        return labels & {SUCCESS, FAIL} or labels
 
     def key_uses(self) -> Iterator[tuple[str, str, str]]:
         """The keys that rules name, in order: where in the pipeline (`encrypt[0].key`), which, and the algorithm it is for."""

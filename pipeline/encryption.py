@@ -6,15 +6,14 @@ Every value gets a vector or nonce of its own from the operating system.
 import itertools
 import operator
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import msgspec
 from msgspec import UNSET
 
 from pipeline.ciphers import BlockAlgorithm, DecryptionFailed, Encrypt, decrypt, encryption
-from pipeline.conditions import UNMATCHED
-from pipeline.config import HASH, EncryptRule
+from pipeline.config import FAIL, HASH, SUCCESS, EncryptRule
 from pipeline.keys import Key, Keys, KeysError, UnknownKey
 from pipeline.matching import SEVERAL
 from pipeline.paths import Loads, Location, resolve
@@ -34,10 +33,18 @@ class Encryption:
 
     Raises UnknownKey for keys that do not suit the rules, and InvalidPath.
 
-    `record` is the Struct type with the added fields in it (`PipelineConfig.extra_fields`).
+    `record` is the Struct type with the added fields in it (`PipelineConfig.extra_fields`). `required_on` are the routes that
+    require the fields of rules that name none.
     """
 
-    def __init__(self, rules: Sequence[EncryptRule], record: type[msgspec.Struct], pipeline: str, keys: Keys) -> None:
+    def __init__(
+        self,
+        rules: Sequence[EncryptRule],
+        record: type[msgspec.Struct],
+        pipeline: str,
+        keys: Keys,
+        required_on: Collection[str] = (SUCCESS, FAIL),
+    ) -> None:
         _demand(rules, keys)
         self._keys = keys
         self.paths = frozenset(rule.field for rule in rules)
@@ -46,7 +53,7 @@ class Encryption:
         self._tokens: list[tuple[_Field, Key, BatchedTokens]] = []
         together: dict[tuple[str, str], list[_Field]] = defaultdict(list)
         for rule in rules:
-            field = self._compile(rule, record, keys)
+            field = self._compile(rule, record, keys, required_on)
             if rule.is_token:
                 algorithm = cast(TokenAlgorithm, rule.algorithm)
                 bound = binding(algorithm, pipeline, rule.field)
@@ -110,12 +117,14 @@ class Encryption:
             found[owner] = compiled("clear", [*lines, "    return count"], {})
         return found
 
-    def _compile(self, rule: EncryptRule, record: type[msgspec.Struct], keys: Keys) -> "_Field":
+    def _compile(
+        self, rule: EncryptRule, record: type[msgspec.Struct], keys: Keys, required_on: Collection[str]
+    ) -> "_Field":
         at = resolve(rule.field, record)
         added = [resolve(path, record) for path in rule.added_fields()]
         for location in (at, *added):
             self._parents.setdefault(_owner(location), _gather(location))
-        field = _Field(rule, at, added, keys)
+        field = _Field(rule, at, added, keys, required_on if rule.required_on is None else rule.required_on)
         if field.bind:
             lines = _binding([resolve(path, record) for path in field.bind])
             self._bindings[field.bind] = compiled("bound", lines, {"json": _as_json})
@@ -148,14 +157,16 @@ class _Taken(NamedTuple):
 class _Field:
     """Reads and writes one field of all records of a batch, and what its rule puts beside it."""
 
-    def __init__(self, rule: EncryptRule, at: Location, added: Sequence[Location], keys: Keys) -> None:
+    def __init__(
+        self, rule: EncryptRule, at: Location, added: Sequence[Location], keys: Keys, required_on: Collection[str]
+    ) -> None:
         self.bind = tuple(rule.bind)
         self._path = at.path
         self._name = at.name
         self._owner = _owner(at)
         self._is_text = at.kind == "string"
         self._hexadecimal = rule.encoding == "hex"
-        self._required_on = None if rule.required_on is None else frozenset(rule.required_on)
+        self._required_on = frozenset(required_on)
         self._key_id = keys.active(rule.key).id if rule.key_id_field else None
         self._search = SearchTokens(keys.active(rule.search_key)) if rule.search_key else None
         self._read = compiled("read", ["def read(owners):", f"    return [o.{at.name} for o in owners]"], {})
@@ -174,10 +185,7 @@ class _Field:
         return _Taken(parents, owners.held, owners.everybody, plains)
 
     def _is_required(self, route: str) -> bool:
-        taken = route.split(SEVERAL)
-        if self._required_on is None:
-            return taken != [UNMATCHED]
-        return not self._required_on.isdisjoint(taken)
+        return not self._required_on.isdisjoint(route.split(SEVERAL))
 
     def _take_slowly(self, parents: dict[str, _Owners], routes: Sequence[str], refused: dict[int, Refused]) -> _Taken:
         held: list[Any] = []

@@ -26,7 +26,7 @@ from schemas.subjects import load
 from schemas.writers import Writers
 from stream.records import Record
 
-MEANING = 3
+MEANING = 4
 """Of a config: raised by a release that decodes, drops or routes otherwise under the same config. Readers tell plans apart by it:
 what an older release had written under other routes must not pass for what this one would have."""
 
@@ -142,7 +142,7 @@ class Pipeline:
         """What is done with keys is done with those that are active from now on."""
         record, config = self._codec.type, self._config
         self._redact = compile_redact(config.redact, record, self._keys)
-        self._encryption = Encryption(config.encrypt, record, self.name, self._keys)
+        self._encryption = Encryption(config.encrypt, record, self.name, self._keys, config.requiring_routes())
         self._keys_version = self._keys.version
 
     def plan_hash(self) -> str:

@@ -276,3 +276,22 @@ def test_models_are_frozen_and_hold_no_surprises() -> None:
 )
 def test_what_is_odd_and_right_is_taken(changes: Any) -> None:
     PipelineConfig.model_validate({"from": "raw", "schema": "event", **changes})
+
+
+@pytest.mark.parametrize(
+    ("labels", "requiring"),
+    [
+        ([], {"success"}),
+        (["success", "fail"], {"success", "fail"}),
+        (["bootup", "success"], {"success"}),
+        (["approved", "declined"], {"approved", "declined"}),
+    ],
+)
+def test_success_and_fail_require_what_is_encrypted_and_where_there_are_none_all_routes(
+    labels: list[str], requiring: set[str]
+) -> None:
+    routes = {label: [{"field": ".id", "op": "equal", "value": n}] for n, label in enumerate(labels)}
+    assert (
+        PipelineConfig.model_validate({"from": "raw", "schema": "event", "routes": routes}).requiring_routes()
+        == requiring
+    )

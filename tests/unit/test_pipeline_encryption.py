@@ -136,11 +136,10 @@ def test_fails_closed(algorithm: str) -> None:
     assert [(at, why.reason, why.path) for at, why in refused] == [
         (2, "card-field-missing", ".card.number"),
         (3, "card-field-missing", ".card.number"),
-        (5, "card-field-missing", ".card.number"),
         (6, "card-field-not-a-string", ".card.number"),
         (7, "card-field-not-a-string", ".card.number"),
     ]
-    assert "4111111111111111" not in repr([encoded(records[at]) for at in (0, 1, 4, 8)])
+    assert "4111111111111111" not in repr([encoded(records[at]) for at in (0, 1, 4, 5, 8)])
     cleartext = [
         decrypt_field(rule, "p", KEYS, card["number"], card.get("number_iv"))
         for card in (encoded(records[0])["card"], encoded(records[8])["card"])
