@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from pipeline.config import Condition, PipelineConfig
+from pipeline.config import Conditions, PipelineConfig
 from pipeline.paths import parse
 from schemas.registry import RegistryConfig
 from sinks.http import HttpConfig
@@ -54,9 +54,7 @@ class StreamConfig(BaseModel):
     topics: list[str] = Field(
         alias="from", min_length=1, description="The routed topics that are read: PIPELINE.ROUTE, all of one schema."
     )
-    where: list[Condition] = Field(
-        default=[], description="Only records that match all of these conditions are delivered."
-    )
+    where: Conditions = Field(default=[], description="Only records that match all of these conditions are delivered.")
     json_style: Literal["current", 2019] = Field(
         default="current",
         description="How JSON is written: as the schema has it, or as the streamer of 2019 did (docs/consumers.md).",

@@ -42,7 +42,8 @@ TAIL = """\
 
 `equal`, `not_equal`, `greater`, `greater_or_equal`, `less`, `less_or_equal`, `contains`, `starts_with`, `ends_with`, `matches` (a
 regular expression of RE2), `in` (a list in `value`) and `in_cidr` (networks) compare a field with `value`; `exists`, `is_null`,
-`is_number`, `is_string` and `is_boolean` take none. A list of conditions holds when all of them do; `any`, `all` and `not` nest.
+`is_number`, `is_string` and `is_boolean` take none. A list of conditions holds when all of them do; `any`, `all`,
+`not` and lists nest.
 
 - Text and numbers never equal each other, and booleans are no numbers. A condition on a field that is not there is false.
 - Routes depend on what the record itself holds: conditions on what `enrich` fills in are refused.
@@ -88,6 +89,8 @@ def page() -> str:
 def schema() -> str:
     """The JSON Schema of the file, for editors."""
     found = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema(by_alias=True)}
+    several = {"items": {"$ref": "#/$defs/Condition"}, "minItems": 1, "type": "array"}
+    found["$defs"]["Condition"] = {"anyOf": [found["$defs"]["Condition"], several]}
     return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -205,6 +205,13 @@ def test_what_is_wrong_is_said(problems: Any, text: str, path: str, reason: str)
         ("routes: {a: [{not: {field: .id, op: equals, value: 1}}]}", "routes.a[0].not.op"),
         ("routes: {a: [{any: [{not: {field: .id, op: equals, value: 1}}]}]}", "routes.a[0].any[0].not.op"),
         ("sample: {one_in: 2, always: [{not: {field: .id, op: equals}}]}", "sample.always[0].not.op"),
+        ("routes: {a: {field: .id, op: equals, value: 1}}", "routes.a.op"),
+        ("routes: {a: {field: .idd, op: exists}}", "routes.a.field"),
+        ("routes: {a: {not: [{field: .id, op: exists}, {field: .event, op: exist}]}}", "routes.a.not[1].op"),
+        (
+            "routes: {a: [{any: [[{field: .event, op: exists}, {field: .idd, op: exists}]]}]}",
+            "routes.a[0].any[0][1].field",
+        ),
         ("encrypt: [{field: .event, key: k, algorithm: AES-512}]", "encrypt[0].algorithm"),
         ("set: {.id: text}", "set[.id]"),
         ("set: {.detail: {a: .nan}}", "set[.detail]"),
@@ -217,6 +224,30 @@ def test_what_is_wrong_is_said(problems: Any, text: str, path: str, reason: str)
 def test_one_mistake_is_one_problem(problems: Any, stages: str, path: str) -> None:
     found = problems(SMALL.replace("schema: event", f"schema: event, {stages}") + "keys: {provider: env}")
     assert list(found) == [f"pipelines.events.{path}"]
+
+
+@pytest.mark.parametrize(
+    ("short", "long"),
+    [
+        ("{any: [A, B]}", "[{any: [A, B]}]"),
+        ("A", "[A]"),
+        ("{not: [A, B]}", "[{not: {all: [A, B]}}]"),
+        ("[{any: [[A, B], C]}, [A]]", "[{any: [{all: [A, B]}, C]}, {all: [A]}]"),
+    ],
+)
+def test_a_list_of_conditions_is_all_and_one_alone_is_a_list_of_one(read: Any, short: str, long: str) -> None:
+    found = []
+    conditions = str.maketrans(
+        {
+            letter: f"{{field: {field}, op: exists}}"
+            for letter, field in (("A", ".id"), ("B", ".event"), ("C", ".detail"))
+        }
+    )
+    for text in (short.translate(conditions), long.translate(conditions)):
+        stages = f"routes: {{success: {text}}}, sample: {{one_in: 2, always: {text}}}"
+        stream = f"streams: {{s: {{from: [events.success], where: {text}, http: {{url: 'https://a.example/'}}}}}}"
+        found.append(read(SMALL.replace("schema: event", f"schema: event, {stages}") + stream))
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize(
