@@ -203,11 +203,17 @@ def parse_keys(data: object) -> Keys:
     """The keys that the content of a key file describes. Raises KeysError with everything that is wrong."""
     if not isinstance(data, Mapping) or not data:
         raise KeysError(["holds no keys; make one with `sluice keys new FILE NAME`"])
-    keys, problems = _parsed(data)
+    found, problems = _parsed(data)
     del data  # what shows the variables of a traceback must not show this
     if problems:
         raise KeysError(problems)
-    return Keys(keys)
+    keys = Keys(found)
+    keys.warnings += [
+        f"{key}: {weak}, so what it has encrypted is as good as in clear"
+        for key in found
+        if (weak := _weak(key.material))
+    ]
+    return keys
 
 
 def _parsed(data: Mapping[Any, Any]) -> tuple[list[Key], list[str]]:
@@ -276,7 +282,7 @@ def _material(at: str, data: Mapping[str, Any], problems: list[str]) -> Material
     if len(material) not in SIZES:
         problems.append(f"{at}.{forms[0]}: holds {len(material)} bytes; {_REMEDY}")
         return None
-    if weak := _weak(material):
+    if data.get("state") != "decrypt-only" and (weak := _weak(material)):
         problems.append(f"{at}.{forms[0]}: {weak}; make one with `openssl rand -base64 {len(material)}`")
         return None
     return material

@@ -78,7 +78,6 @@ class KinesisSink:
 
     def __init__(self, config: KinesisConfig, stream_name: str) -> None:
         self._config = config
-        self._stream = stream_name
         self._key = _partition_key(config.partition_key)
 
         def make() -> "KinesisClient":
@@ -172,7 +171,7 @@ class KinesisSink:
                 return Finding(
                     "warning",
                     f"stream {name}: may not be looked at; writing may still work",
-                    f"grant what `sluice iam-policy` prints for {self._stream}",
+                    "grant the rights that docs/sinks.md lists for Kinesis",
                 )
             case "UnrecognizedClientException" | "InvalidSignatureException" | "credentials":
                 return Finding(

@@ -189,7 +189,7 @@ class S3Sink:
                 return Finding(
                     "unavailable",
                     f"bucket {name}: access denied",
-                    f"grant what `sluice iam-policy` prints for {self._stream}"
+                    "grant the rights that docs/sinks.md lists for S3"
                     + (
                         ", or set exactly_once: false if s3:PutObject is all there is"
                         if self._config.exactly_once

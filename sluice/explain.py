@@ -51,6 +51,8 @@ def run(config: Config, name: str, source: BinaryIO, references: Sequence[str]) 
     for line in lines(source, config.kafka.max_message_bytes):
         console.print(Text(f"record {line.offset + 1}", "bold"))
         before = _way(ways[0], line, mask)
+        if before.left:
+            before = _way(ways[-1], line, mask)  # of a field to encrypt the whole pipeline has a reason of its own
         _say(console, "decode", [(" ", before.drift)] if before.drift else [], before.left)
         for stage, made in zip(used, ways[1:], strict=True):
             if before.left:

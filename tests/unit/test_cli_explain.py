@@ -10,6 +10,7 @@ import yaml
 from sluice.config import load
 from sluice.exits import UserError
 from sluice.explain import STAGES, run
+from sluice.key_file import new_keys_file
 
 CARD = "4111111111111111"
 PIPELINE = {
@@ -92,6 +93,19 @@ def test_keys_of_open_fields_are_masked_and_so_is_what_is_redacted(
     assert CARD not in out
     assert "Secret" not in out
     assert "\u001b" not in out, "a record rules the terminal"
+
+
+def test_the_reason_is_the_one_that_the_dead_letter_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pipeline = {"from": "raw", "schema": "event", "encrypt": [{"field": ".transaction.cc.cc_number", "key": "card"}]}
+    keys = {"provider": "file", "path": "keys.yaml"}
+    settings = {"kafka": {"brokers": ["b:1"]}, "keys": keys, "pipelines": {"events": pipeline}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    new_keys_file(tmp_path / "keys.yaml", ["card"])
+    record = {"transaction": {"cc": {"cc_number": int(CARD)}}}
+    run(load(tmp_path / "config.yaml"), "events", io.BytesIO(json.dumps(record).encode()), [])
+    out = capsys.readouterr().out
+    assert "decode      ✗ dead letter: card-field-not-a-string at .transaction.cc.cc_number" in out
+    assert CARD not in out
 
 
 def test_every_stage_of_a_pipeline_is_explained() -> None:

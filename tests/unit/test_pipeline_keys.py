@@ -109,6 +109,17 @@ def test_what_is_wrong_is_named_without_the_material(data: Any, expected: str) -
         assert shown not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("weak", "said"), [(SAMPLE, "is the sample key of the workshop"), ("x" * 32, "all its bytes are equal")]
+)
+def test_what_a_weak_key_once_encrypted_stays_readable_and_is_warned_about(weak: str, said: str) -> None:
+    keys = parse_keys({"k": [version(), version(weak, id_="old", state="decrypt-only")]})
+    assert keys.find("k", "old").material == weak.encode()
+    assert len(keys.warnings) == 1
+    assert keys.warnings[0].startswith(f"k/old: {said}")
+    assert weak not in keys.warnings[0]
+
+
 def test_all_problems_at_once() -> None:
     with pytest.raises(KeysError) as caught:
         parse_keys({"a": [], "b": [{"id": "1", "state": "x", "text": "short"}]})
