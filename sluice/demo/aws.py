@@ -3,6 +3,7 @@
 Needs nothing of Sluice, so that moto's own image can run this file.
 """
 
+import io
 import logging
 import sys
 import threading
@@ -24,11 +25,16 @@ class _Handler(WSGIRequestHandler):
 
 def _one_at_a_time(application: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
     """moto itself is not thread-safe: of two simultaneous PutRecords it loses some records and acknowledges all, and a
-    conditional PutObject looks first and writes later. Threads are still needed, one for each open connection.
+    conditional PutObject looks first and writes later. Threads are still needed, one for each open connection, and a request is
+    there as a whole before its turn comes: who sends slowly holds nobody up.
     """
     lock = threading.Lock()
 
     def serve(environment: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        body, terminated = environment["wsgi.input"], environment.get("wsgi.input_terminated")
+        environment["wsgi.input"] = io.BytesIO(
+            body.read() if terminated else body.read(int(environment.get("CONTENT_LENGTH") or 0))
+        )
         with lock:
             return application(environment, start_response)
 
