@@ -224,7 +224,7 @@ def _parsed(data: Mapping[Any, Any]) -> tuple[list[Key], list[str]]:
     first: dict[Material, Key] = {}
     for key in keys:
         other = first.setdefault(key.material, key)
-        if other.name != key.name:
+        if other.name != key.name and not _weak(key.material):  # weak ones are old, and may have been used for several
             problems.append(f"{key}: is the same key as {other}; make another with `sluice keys new FILE {key.name}`")
     return keys, problems
 

@@ -76,7 +76,7 @@ class KeyFile:
         self._seen = stamp
         before = {(key.name, key.id) for key in self.keys if key.active}
         try:
-            self.keys.replace(await asyncio.to_thread(read, self._path))
+            self.keys.replace(found := await asyncio.to_thread(read, self._path))
         except KeysError as error:
             log.warning("The keys stay as they were: %s.", "; ".join(error.problems))
         except OSError as error:
@@ -84,6 +84,10 @@ class KeyFile:
         else:
             changed = [str(key) for key in self.keys if key.active and (key.name, key.id) not in before]
             log.info("%s has changed; newly active: %s.", self._path, ", ".join(changed) or "none")
+            for warning in found.warnings:
+                if warning not in self.keys.warnings:
+                    log.warning("%s.", warning)
+            self.keys.warnings = found.warnings
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -185,6 +185,18 @@ async def test_a_worker_follows_the_file(path: Path, caplog: pytest.LogCaptureFi
     assert keys.take_uses() == {("dead-letters", "1"): 1, ("dead-letters", "2"): 1}
 
 
+async def test_a_weak_key_that_comes_later_is_warned_about_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    content = {"k": versions(SECRET)}
+    source = KeyFile(written(path, content))
+    source.open()
+    for id_ in ("a", "b"):
+        content["k"].append({"id": id_, "state": "decrypt-only", "text": "x" * 32})
+        replace(path, content)
+        await source.look({})
+    assert [one.partition(":")[0] for one in caplog.messages if "as good as in clear" in one] == ["k/a", "k/b"]
+    assert len(source.keys.warnings) == 2
+
+
 @pytest.mark.parametrize(
     ("break_it", "said"),
     [
