@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import msgspec
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.paths import InvalidPath, Kind, Location, Problem, canonical, described, resolve
 from pipeline.patterns import InvalidPattern, matcher
@@ -51,7 +51,7 @@ _WORDS: dict[Family, str] = {"text": "text", "number": "a number", "boolean": "t
 
 
 class Condition(BaseModel):
-    """One condition on a record, or several: `{field, op, value}`, `{any: [...]}`, `{all: [...]}` (or a list), `{not: {...}}`."""
+    """One condition on a record, or several: `{field, op, value}`, `{any: [...]}`, `{all: [...]}` or `{not: {...}}`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -67,11 +67,6 @@ class Condition(BaseModel):
     any: list["Condition"] | None = Field(default=None, min_length=1, description="True if one of these is.")
     all: list["Condition"] | None = Field(default=None, min_length=1, description="True if all of these are.")
     negated: "Condition | None" = Field(default=None, alias="not", description="True if this is false.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _list_is_all(cls, said: Any) -> Any:
-        return {"all": said} if isinstance(said, list) else said
 
     @model_validator(mode="after")
     def _has_one_form(self) -> Self:
@@ -101,15 +96,6 @@ class Condition(BaseModel):
             texts = self.value if isinstance(self.value, list) else [self.value]
             if self.op not in _CASELESS or not all(isinstance(one, str) for one in texts):
                 raise ValueError(f"ignore_case is for texts, with {', '.join(sorted(_CASELESS))}; remove it")
-
-
-def listed(said: Any) -> Any:
-    """A single condition is a list of one."""
-    return [said] if isinstance(said, Mapping) else said
-
-
-Conditions = Annotated[list[Condition], BeforeValidator(listed, json_schema_input_type=list[Condition] | Condition)]
-"""Those that have to be true all together."""
 
 
 def check(conditions: Sequence[Condition], record: type[msgspec.Struct]) -> list[Problem]:

@@ -17,7 +17,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from pipeline.ciphers import BlockAlgorithm
-from pipeline.conditions import UNMATCHED, Condition, Conditions, Match, listed
+from pipeline.conditions import UNMATCHED, Condition, Match
 from pipeline.config_checks import problems
 from pipeline.keys import DEAD_LETTERS
 from pipeline.paths import Problem, canonical, parse
@@ -25,7 +25,7 @@ from pipeline.tokens import TOKEN_ALGORITHMS, TokenAlgorithm
 from schemas import subjects
 from schemas.subjects import UnknownSubject, load
 
-__all__ = ["Condition", "Conditions", "EncryptRule", "EnrichRule", "PipelineConfig"]
+__all__ = ["Condition", "EncryptRule", "EnrichRule", "PipelineConfig"]
 
 Algorithm = Literal[TokenAlgorithm, BlockAlgorithm]
 Path = Annotated[str, AfterValidator(canonical)]
@@ -40,8 +40,8 @@ GateMode = Annotated[Literal["off", "count", "refuse"], BeforeValidator(lambda s
 HASH = "HMAC-SHA256"
 
 SUCCESS = "success"
-FAIL = "fail"
 """The only route of a pipeline that has no routes."""
+FAIL = "fail"
 MOST_WAIT_SECONDS = 3600
 
 
@@ -207,7 +207,7 @@ class SampleRule(BaseModel):
         description="The field that decides, as a path: records with the same value there stay or go together. By default the"
         " whole record.",
     )
-    always: Conditions = Field(default=[], description="Records that meet all of these stay in any case.")
+    always: list[Condition] = Field(default=[], description="Records that meet all of these stay in any case.")
 
 
 class DeduplicateRule(BaseModel):
@@ -250,7 +250,7 @@ class PipelineConfig(BaseModel):
     deduplicate: DeduplicateRule | None = Field(
         default=None, description="Records that were seen already are left out."
     )
-    routes: dict[Label, Annotated[Conditions, Field(min_length=1)]] = Field(
+    routes: dict[Label, Annotated[list[Condition], Field(min_length=1)]] = Field(
         default={},
         description="Conditions by route. The first that matches takes the record, the rest is unmatched; without any, all"
         " is success.",
@@ -350,8 +350,8 @@ def _readable(data: Any) -> "PipelineConfig":
         sample=_rule(SampleRule, given.get("sample")),
         deduplicate=_rule(DeduplicateRule, given.get("deduplicate")),
         routes={
-            str(label): _rules(Condition, listed(said), {"field": None})
-            for label, said in (routes if isinstance(routes, Mapping) else {}).items()
+            str(label): _rules(Condition, listed, {"field": None})
+            for label, listed in (routes if isinstance(routes, Mapping) else {}).items()
         },
         encrypt=_rules(EncryptRule, given.get("encrypt"), {"field": "", "iv_field": None, "key": None}),
     )

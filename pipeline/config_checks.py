@@ -11,7 +11,7 @@ import msgspec
 from pipeline import conditions
 from pipeline.card_search import CardSearch
 from pipeline.conditions import TYPE_TESTS, UNMATCHED, comparisons
-from pipeline.contradictions import contradiction
+from pipeline.contradictions import contradiction, demanded
 from pipeline.encryption_checks import wrong_encryption
 from pipeline.gate import KINDS
 from pipeline.gone import Gone
@@ -243,7 +243,7 @@ def _useless_routes(config: "PipelineConfig") -> Iterator[Problem]:
             yield Problem(
                 ("routes", label), f"no record ever takes it: {excluded} exclude each other; correct one of them"
             )
-        demands = {one.model_dump_json(exclude_defaults=True) for one in listed}
+        demands = {one.model_dump_json(exclude_defaults=True) for one in demanded(listed)}
         before = next((other for other, fewer in earlier.items() if fewer <= demands), None)
         if before is not None and config.match == "first":
             reason = f"no record ever takes it: {before} stands before it and takes all of them; put it before {before}"

@@ -38,8 +38,9 @@ def contradiction(conditions: Sequence[Condition]) -> str:
     contradiction within `any` or `not` goes unseen.
     """
     by_field: dict[str, list[Condition]] = defaultdict(list)
-    for one in _demanded(conditions):
-        by_field[one.field or ""].append(one)
+    for one in demanded(conditions):
+        if one.field is not None:
+            by_field[one.field].append(one)
     for listed in by_field.values():
         for number, one in enumerate(listed):
             for other in listed[:number]:
@@ -48,11 +49,12 @@ def contradiction(conditions: Sequence[Condition]) -> str:
     return ""
 
 
-def _demanded(conditions: Sequence[Condition]) -> Iterator[Condition]:
+def demanded(conditions: Sequence[Condition]) -> Iterator[Condition]:
+    """What a record must meet to meet all of these: conditions on fields, `any` and `not`."""
     for one in conditions:
         if one.all is not None:
-            yield from _demanded(one.all)
-        elif one.field is not None:
+            yield from demanded(one.all)
+        else:
             yield one
 
 

@@ -6,13 +6,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from pipeline.config import Conditions, PipelineConfig
+from pipeline.config import Condition, PipelineConfig
 from pipeline.paths import parse
 from schemas.registry import RegistryConfig
 from sinks.http import HttpConfig
 from sinks.kinesis import KinesisConfig
 from sinks.s3 import S3Config
 from sluice import config_problems, yaml_file
+from sluice.config_forms import as_written, written_out
 from sluice.config_problems import NAME
 from sluice.config_rules import crosswise
 from sluice.key_config import KeysConfig
@@ -54,7 +55,9 @@ class StreamConfig(BaseModel):
     topics: list[str] = Field(
         alias="from", min_length=1, description="The routed topics that are read: PIPELINE.ROUTE, all of one schema."
     )
-    where: Conditions = Field(default=[], description="Only records that match all of these conditions are delivered.")
+    where: list[Condition] = Field(
+        default=[], description="Only records that match all of these conditions are delivered."
+    )
     json_style: Literal["current", 2019] = Field(
         default="current",
         description="How JSON is written: as the schema has it, or as the streamer of 2019 did (docs/consumers.md).",
@@ -168,13 +171,15 @@ def load(file: Path) -> Config:
     except yaml_file.Unreadable as error:
         raise ConfigError(file, [Problem((), str(error))]) from None
     data = _with_absolute_paths(document.data, file.resolve().parent)
-    found = [*config_problems.problems(Config, data), *crosswise(data)]
+    whole = written_out(data)
+    found = [*config_problems.problems(Config, whole), *crosswise(whole)]
+    found = [one._replace(where=as_written(one.where, data)) for one in found]
     found = [one for one in found if not any(one.where[: len(where)] == where for where in document.unset)]
     found = [Problem(one.where, document.without_values(one.reason)) for one in found]
     if found or document.problems:
         ordered = config_problems.in_order([*document.problems, *found], data)
         raise ConfigError(file, [one.without_cards() for one in ordered])
-    return Config.model_validate(data, by_alias=True, by_name=False)
+    return Config.model_validate(whole, by_alias=True, by_name=False)
 
 
 _FILES = (

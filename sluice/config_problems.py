@@ -79,12 +79,11 @@ def _without(left_out: set[Path], value: Any, where: Path) -> Any:
 
 
 def _in_file(location: Path, left_out: set[Path], data: Any) -> Path:
-    """A place as it is in the file, from one in the data without what was left out: lists have become shorter. A list that
-    stands for `all`, and a condition that stands for a list of one, have no such part in the file."""
+    """A place as it is in the file, from one in the data without what was left out: lists have become shorter."""
     where: Path = ()
     at = data
     for part in location:
-        if part == "[key]" or (part == "all" and isinstance(at, list)) or (part == 0 and isinstance(at, dict)):
+        if part == "[key]":
             continue
         if isinstance(part, int) and isinstance(at, list):
             part = [index for index in range(len(at)) if (*where, index) not in left_out][part]  # noqa: PLW2901  # the place in the file

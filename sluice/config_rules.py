@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.conditions import UNMATCHED, Condition, check, listed
+from pipeline.conditions import UNMATCHED, Condition, check
 from pipeline.conditions import fields as fields_asked
 from pipeline.config import SUCCESS
 from pipeline.paths import InvalidPath, canonical, described, parts, resolve, touches
@@ -116,7 +116,7 @@ def _fields(name: str, stream: dict[str, Any], routed: dict[str, str]) -> Iterat
     if subject not in names():
         return
     record = record_type(load(subject))
-    for index, one in enumerate(_list(listed(stream.get("where")))):
+    for index, one in enumerate(_conditions(stream)):
         with suppress(ValidationError):  # the model reports it
             for within, reason in check([Condition.model_validate(one)], record):
                 yield Problem(("streams", name, "where", index, *within[1:]), reason)
@@ -176,7 +176,7 @@ def _no_place(name: str, stream: dict[str, Any], field: str) -> Iterator[Problem
     if form in ("csv", "avro", "parquet"):
         reason = f"{form} has no place for the token in {field}, which holds no text by its schema; use json"
         yield Problem(("streams", name, "s3", "format"), reason)
-    for index, one in enumerate(_list(listed(stream.get("where")))):
+    for index, one in enumerate(_conditions(stream)):
         with suppress(ValidationError):  # the model reports it
             for where, path in fields_asked([Condition.model_validate(one)]):
                 if touches(parts(path), parts(field)):
@@ -208,6 +208,11 @@ def _sections(data: dict[Any, Any], name: str) -> dict[str, dict[str, Any]]:
 
 def _mapping(value: Any) -> dict[Any, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _conditions(stream: dict[str, Any]) -> list[Any]:
+    where = stream.get("where")
+    return where if isinstance(where, list) else []
 
 
 def _list(value: Any) -> list[Any]:

@@ -42,8 +42,8 @@ TAIL = """\
 
 `equal`, `not_equal`, `greater`, `greater_or_equal`, `less`, `less_or_equal`, `contains`, `starts_with`, `ends_with`, `matches` (a
 regular expression of RE2), `in` (a list in `value`) and `in_cidr` (networks) compare a field with `value`; `exists`, `is_null`,
-`is_number`, `is_string` and `is_boolean` take none. A list of conditions holds when all of them do; `any`, `all`,
-`not` and lists nest.
+`is_number`, `is_string` and `is_boolean` take none. A list of conditions holds when all of them do, and one may
+stand alone instead; `any`, `all`, `not` and lists nest.
 
 - Text and numbers never equal each other, and booleans are no numbers. A condition on a field that is not there is false.
 - Routes depend on what the record itself holds: conditions on what `enrich` fills in are refused.
@@ -63,6 +63,7 @@ dead-letters:
   - {id: "1", state: active, base64: "..."}                # seals what could not be taken
 ```
 """
+_CONDITION = {"$ref": "#/$defs/Condition"}
 _NAMES: dict[Any, str] = {
     str: "text",
     int: "whole number",
@@ -89,9 +90,21 @@ def page() -> str:
 def schema() -> str:
     """The JSON Schema of the file, for editors."""
     found = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema(by_alias=True)}
-    several = {"items": {"$ref": "#/$defs/Condition"}, "minItems": 1, "type": "array"}
-    found["$defs"]["Condition"] = {"anyOf": [found["$defs"]["Condition"], several]}
+    one = found["$defs"].pop("Condition")
+    _let_stand_alone(found)
+    several = {"items": _CONDITION, "minItems": 1, "type": "array"}
+    found["$defs"] = {"Condition": {"anyOf": [one, several]}, **found["$defs"]}
     return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+
+
+def _let_stand_alone(schema: Any) -> None:
+    """Where a list of conditions may stand, one may (sluice/config_forms.py)."""
+    if isinstance(schema, dict) and schema.get("items") == _CONDITION:
+        listed = {key: schema.pop(key) for key in ("items", "minItems", "type") if key in schema}
+        schema["anyOf"] = [listed, _CONDITION]
+    elif isinstance(schema, dict | list):
+        for below in schema.values() if isinstance(schema, dict) else schema:
+            _let_stand_alone(below)
 
 
 def main() -> None:

@@ -226,6 +226,39 @@ def test_one_mistake_is_one_problem(problems: Any, stages: str, path: str) -> No
     assert list(found) == [f"pipelines.events.{path}"]
 
 
+@pytest.mark.parametrize("key", ["pipelines.events.routes.a", "pipelines.events.sample.always", "streams.s.where"])
+@pytest.mark.parametrize(
+    ("conditions", "path", "reason"),
+    [
+        ("{field: .id, op: equal, value: text}", ".value", "a number"),
+        ("{field: .idd, op: exists}", ".field", "did you mean .id?"),
+        ("{feild: .id, op: exists}", ".feild", "did you mean field?"),
+        ("[[{feild: .id, op: exists}]]", "[0][0].feild", "did you mean field?"),
+        ("{not: [{field: .id, op: exists}, {field: .idd, op: exists}]}", ".not[1].field", "did you mean .id?"),
+        ("[{any: [[{field: .idd, op: exists}]]}]", "[0].any[0][0].field", "did you mean .id?"),
+        ("[[{field: .id, op: exists}], {field: .idd, op: exists}]", "[1].field", "did you mean .id?"),
+        ("[[{field: .id, op: equal, value: text}]]", "[0][0].value", "a number"),
+        ("{not: []}", ".not", "is empty"),
+        ("{any: []}", ".any", "is empty"),
+        ("{not: 0}", ".not", "must be a mapping"),
+        ("{0: 1}", ".0", "unknown"),
+        ("[" * 22 + "{field: .id, op: exists}" + "]" * 22, "[0]", "nested more than 20 deep"),
+        ("5", "", "must be a list"),
+    ],
+)
+def test_a_mistake_in_a_condition_is_told_once_where_it_stands(
+    problems: Any, key: str, conditions: str, path: str, reason: str
+) -> None:
+    always = f"sample: {{one_in: 2, always: {conditions}}}" if "always" in key else ""
+    routes = f"routes: {{a: {conditions}}}" if "routes" in key else "routes: {a: {field: .event, op: exists}}"
+    text = SMALL.replace("schema: event", ", ".join(filter(None, ("schema: event", routes, always))))
+    if "where" in key:
+        text += f"streams: {{s: {{from: [events.a], where: {conditions}, http: {{url: 'https://a.example/'}}}}}}"
+    found = problems(text)
+    assert list(found) == [key + path]
+    assert reason in found[key + path]
+
+
 @pytest.mark.parametrize(
     ("short", "long"),
     [
