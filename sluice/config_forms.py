@@ -5,6 +5,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from sluice.config_problems import member
 from sluice.yaml_file import Path
 
 _MOST_LEVELS = 100
@@ -13,9 +14,12 @@ _MOST_LEVELS = 100
 
 def written_out(data: dict[Any, Any]) -> dict[Any, Any]:
     """The data of a config, with its conditions in that form. What has no form of a condition stays as it is."""
-    pipelines = _each(data.get("pipelines"), _pipeline)
-    streams = _each(data.get("streams"), lambda stream: _with(stream, where=_listed))
-    return {**data, **{key: one for key, one in (("pipelines", pipelines), ("streams", streams)) if key in data}}
+    made: dict[Any, Any] = _with(
+        data,
+        pipelines=lambda pipelines: _each(pipelines, _pipeline),
+        streams=lambda streams: _each(streams, lambda stream: _with(stream, where=_listed)),
+    )
+    return made
 
 
 def as_written(where: Path, data: Any) -> Path:
@@ -25,10 +29,7 @@ def as_written(where: Path, data: Any) -> Path:
         if (part == "all" and isinstance(data, list)) or (part == 0 and isinstance(data, dict)):
             continue
         written = (*written, part)
-        try:
-            data = data[part]
-        except (LookupError, TypeError):
-            data = None
+        data = member(data, part)
     return written
 
 
@@ -47,15 +48,16 @@ def _listed(said: Any) -> Any:
 def _condition(said: Any, level: int) -> Any:
     if level > _MOST_LEVELS:
         return said
+
+    def below(one: Any) -> Any:
+        return _condition(one, level + 1)
+
+    def each_below(several: Any) -> Any:
+        return [below(one) for one in several] if isinstance(several, list) else several
+
     if isinstance(said, list):
-        return {"all": [_condition(one, level + 1) for one in said]}
-    if not isinstance(said, dict):
-        return said
-    made = _with(said, **{"not": lambda one: _condition(one, level + 1)})
-    for form in ("any", "all"):
-        if isinstance(made.get(form), list):
-            made = {**made, form: [_condition(one, level + 1) for one in made[form]]}
-    return made
+        return {"all": each_below(said)}
+    return _with(said, any=each_below, all=each_below, **{"not": below})
 
 
 def _each(held: Any, make: Callable[[Any], Any]) -> Any:

@@ -88,7 +88,7 @@ def _in_file(location: Path, left_out: set[Path], data: Any) -> Path:
         if isinstance(part, int) and isinstance(at, list):
             part = [index for index in range(len(at)) if (*where, index) not in left_out][part]  # noqa: PLW2901  # the place in the file
         where = (*where, part)
-        at = _member(at, part)
+        at = member(at, part)
     return where
 
 
@@ -102,11 +102,12 @@ def _removable(where: Path, left_out: set[Path], data: Any) -> Path:
 
 def _at(where: Path, data: Any) -> Any:
     for part in where:
-        data = _member(data, part)
+        data = member(data, part)
     return data
 
 
-def _member(at: Any, part: int | str) -> Any:
+def member(at: Any, part: int | str) -> Any:
+    """What a mapping or a list has there; something that is neither, where it has nothing."""
     try:
         return at[part] if isinstance(at, dict | list) else _NOTHING  # type: ignore[index]  # a wrong type is caught
     except (LookupError, TypeError):

@@ -116,10 +116,9 @@ def _fields(name: str, stream: dict[str, Any], routed: dict[str, str]) -> Iterat
     if subject not in names():
         return
     record = record_type(load(subject))
-    for index, one in enumerate(_conditions(stream)):
-        with suppress(ValidationError):  # the model reports it
-            for within, reason in check([Condition.model_validate(one)], record):
-                yield Problem(("streams", name, "where", index, *within[1:]), reason)
+    for index, one in _conditions(stream):
+        for within, reason in check([one], record):
+            yield Problem(("streams", name, "where", index, *within[1:]), reason)
     key = _text(_mapping(stream.get("kinesis")).get("partition_key"))
     try:
         found = resolve(key, record) if key else None
@@ -176,12 +175,11 @@ def _no_place(name: str, stream: dict[str, Any], field: str) -> Iterator[Problem
     if form in ("csv", "avro", "parquet"):
         reason = f"{form} has no place for the token in {field}, which holds no text by its schema; use json"
         yield Problem(("streams", name, "s3", "format"), reason)
-    for index, one in enumerate(_conditions(stream)):
-        with suppress(ValidationError):  # the model reports it
-            for where, path in fields_asked([Condition.model_validate(one)]):
-                if touches(parts(path), parts(field)):
-                    reason = f"{field} is encrypted before, so {path} cannot be asked for; take it away"
-                    yield Problem(("streams", name, "where", index, *where[1:], "field"), reason)
+    for index, one in _conditions(stream):
+        for where, path in fields_asked([one]):
+            if touches(parts(path), parts(field)):
+                reason = f"{field} is encrypted before, so {path} cannot be asked for; take it away"
+                yield Problem(("streams", name, "where", index, *where[1:], "field"), reason)
 
 
 def _places(name: str, stream: dict[str, Any], places: dict[tuple[str, str, str], str]) -> Iterator[Problem]:
@@ -210,9 +208,12 @@ def _mapping(value: Any) -> dict[Any, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _conditions(stream: dict[str, Any]) -> list[Any]:
+def _conditions(stream: dict[str, Any]) -> Iterator[tuple[int, Condition]]:
+    """Those of `where`, each with its place in it."""
     where = stream.get("where")
-    return where if isinstance(where, list) else []
+    for index, one in enumerate(where if isinstance(where, list) else ()):
+        with suppress(ValidationError):  # the model reports it
+            yield index, Condition.model_validate(one)
 
 
 def _list(value: Any) -> list[Any]:
